@@ -1,0 +1,294 @@
+"""Series: what it refuses, and that cutting it keeps what it should."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_lebm.series import Series
+
+NAN = math.nan
+
+
+def series(n: int = 6, t: int = 5, d: int = 2, each: bool = False) -> Series:
+    times = torch.arange(float(t))
+    covariates = torch.randn(n, t, 3)
+    return Series(
+        times.expand(n, t).clone() if each else times, torch.randn(n, t, d), covariates=covariates
+    )
+
+
+def test_default_mask_is_what_is_finite() -> None:
+    values = torch.tensor([[[1.0, NAN], [math.inf, 2.0]]])
+    s = Series(torch.tensor([0.0, 1.0]), values)
+    assert s.mask.tolist() == [[[True, False], [False, True]]]
+    assert s.filled.tolist() == [[[1.0, 0.0], [0.0, 2.0]]]
+    assert (len(s), s.length, s.observed, s.total) == (1, 2, 2, 1)
+    assert s.index.tolist() == [0]
+
+
+def test_filled_keeps_nan_out_of_gradients() -> None:
+    s = Series(torch.tensor([0.0, 1.0]), torch.tensor([[[1.0], [NAN]]]))
+    mean = torch.zeros(1, 2, 1, requires_grad=True)
+    ((s.filled - mean).square() * s.mask).sum().backward()
+    assert mean.grad is not None and mean.grad.flatten().tolist() == [-2.0, 0.0]
+
+
+def test_mask_per_time_point_holds_for_all_features() -> None:
+    s = Series(torch.arange(3), torch.randn(1, 3, 2), torch.tensor([[True, False, True]]))
+    assert s.mask[0].tolist() == [[True, True], [False, False], [True, True]]
+
+
+def test_times_take_the_dtype_of_values() -> None:
+    s = Series(torch.arange(3), torch.randn(1, 3, 2, dtype=torch.float64))
+    assert s.times.dtype == torch.float64
+
+
+def test_fields_cannot_be_assigned() -> None:
+    with pytest.raises(AttributeError):
+        series().total = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("idx", [torch.tensor([1, 4]), [1, 4], slice(1, 5, 3)])
+def test_a_batch_remembers_where_it_came_from(idx: Tensor | list[int] | slice, each: bool) -> None:
+    s = series(each=each)
+    batch = s.batch(idx)
+    assert (len(batch), batch.total, batch.index.tolist()) == (2, 6, [1, 4])
+    assert batch.times.shape == ((2, 5) if each else (5,))
+    assert batch.covariates is not None and s.covariates is not None
+    assert torch.equal(batch.covariates, s.covariates[[1, 4]])
+    assert torch.equal(batch.values, s.values[[1, 4]])
+    # A batch of a batch still refers to the whole.
+    assert batch.batch(1).index.tolist() == [4]
+
+
+def test_an_item_stands_alone() -> None:
+    s = series()
+    cut = s[[4, 1]]
+    assert (len(cut), cut.total, cut.index.tolist()) == (2, 2, [0, 1])
+    assert torch.equal(s[3].values, s.values[3:4])
+    assert torch.equal(s[-1].values, s.values[5:])
+    with pytest.raises(IndexError):
+        s[6]
+    assert len(list(iter(s))) == 6
+
+
+def test_minibatches_visit_each_sequence_once() -> None:
+    s = series(n=7)
+    batches = list(s.minibatches(3))
+    assert [len(b) for b in batches] == [3, 3, 1]
+    order = torch.cat([b.index for b in batches])
+    assert order.sort().values.tolist() == list(range(7))
+    assert torch.equal(torch.cat([b.values for b in batches]), s.values[order])
+
+
+def test_minibatches_follow_their_generator() -> None:
+    def order(seed: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed)
+        parts = [b.index for b in series(n=50).minibatches(8, generator)]
+        return torch.cat(parts).tolist()
+
+    assert order(1) == order(1) != order(2)
+
+
+def test_hide_keeps_so_many_observed_points() -> None:
+    values = torch.randn(40, 20, 2)
+    values[:20, :15] = NAN
+    values[:, 17, 0] = NAN
+    s = Series(torch.arange(20.0), values)
+    given = s.hide(8, torch.Generator().manual_seed(0))
+    points = given.mask.any(-1).sum(-1)
+    assert points.tolist() == [5] * 20 + [8] * 20
+    assert not (given.mask & ~s.mask).any()
+    # All features of a kept point stay.
+    assert torch.equal(given.mask, s.mask & given.mask.any(-1, keepdim=True))
+    # Which points are kept differs between sequences.
+    assert len(given.mask[20:].any(-1).unique(dim=0)) > 10
+
+
+def test_hide_is_uniform_over_points() -> None:
+    given = Series(torch.arange(10.0), torch.zeros(4000, 10, 1)).hide(3)
+    assert torch.allclose(given.mask.float().mean(0), torch.tensor(0.3), atol=0.03)
+
+
+def test_hide_a_fraction() -> None:
+    values = torch.zeros(2, 10, 1)
+    values[1, 4:] = NAN
+    given = Series(torch.arange(10.0), values).hide(0.5)
+    assert given.mask.sum((1, 2)).tolist() == [5, 2]
+    assert Series(torch.arange(10.0), values).hide(0.01).mask.sum((1, 2)).tolist() == [1, 1]
+
+
+def test_split_at_a_time() -> None:
+    s = series(t=5)
+    given, target = s.split(2.0)
+    assert given.mask[0, :, 0].tolist() == [True, True, True, False, False]
+    assert torch.equal(target.mask, s.mask & ~given.mask)
+    per_sequence = Series(torch.tensor([[0.0, 1.0], [0.0, 5.0]]), torch.zeros(2, 2, 1))
+    assert per_sequence.until(2.0).mask[..., 0].tolist() == [[True, True], [True, False]]
+
+
+def test_without_is_what_is_left() -> None:
+    s = series(t=10)
+    given = s.hide(4)
+    rest = s.without(given)
+    assert torch.equal(rest.mask ^ given.mask, s.mask)
+    assert not (rest.mask & given.mask).any()
+
+
+def test_from_list_pads() -> None:
+    a = (torch.tensor([0.0, 1.0]), torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]]))
+    b = (torch.tensor([0.0, 2.0, 3.0]), torch.tensor([[5.0], [NAN], [7.0]]), torch.zeros(3, 1))
+    s = Series.from_list([a, b])
+    assert s.times.tolist() == [[0.0, 1.0, 1.0], [0.0, 2.0, 3.0]]
+    assert s.mask[..., 0].tolist() == [[True, True, False], [True, False, True]]
+    assert s.covariates is not None and s.covariates[0].flatten().tolist() == [3.0, 4.0, 4.0]
+
+
+def test_a_padded_tail_may_repeat_and_nothing_else_may() -> None:
+    values, mask = torch.zeros(1, 4, 1), torch.tensor([[True, True, False, False]])
+    Series(torch.tensor([[0.0, 1.0, 1.0, 1.0]]), values, mask)
+    Series(torch.tensor([0.0, 1.0, 1.0, 1.0]), values, mask)
+    with pytest.raises(ValueError, match="times: expected strictly increasing"):
+        Series(torch.tensor([[0.0, 1.0, 1.0, 0.5]]), values, mask)
+    with pytest.raises(ValueError, match="times: expected strictly increasing"):
+        Series(torch.tensor([[0.0, 0.0, 1.0, 2.0]]), values, mask)
+    # A hidden point is no tail while something later is observed.
+    with pytest.raises(ValueError, match="times: expected strictly increasing"):
+        Series(torch.tensor([[0.0, 1.0, 1.0, 2.0]]), values, mask[:, [0, 2, 3, 1]])
+
+
+def test_to_another_precision() -> None:
+    s = series().batch([2, 3]).to(dtype=torch.float64)
+    assert s.values.dtype == s.times.dtype == torch.float64
+    assert s.mask.dtype == torch.bool and s.index.tolist() == [2, 3] and s.total == 6
+
+
+def test_repr_counts() -> None:
+    assert repr(series().batch([0])) == "Series(N=1 of 6, T=5, D=2, C=3, observed 10 of 10 entries)"
+
+
+T3, V3 = torch.arange(3.0), torch.zeros(2, 3, 1)
+HOLE = torch.tensor([[[0.0], [NAN], [0.0]], [[0.0], [0.0], [0.0]]])
+ALL = torch.ones(2, 3, 1, dtype=torch.bool)
+
+VALUE_ERRORS: dict[str, tuple[Callable[[], object], str]] = {
+    "empty": (
+        lambda: Series(T3, torch.zeros(0, 3, 1)),
+        r"values: expected N, T and D of at least 1, got shape \(0, 3, 1\)",
+    ),
+    "values shape": (
+        lambda: Series(T3, torch.zeros(2, 3)),
+        r"values: expected shape \(N, T, D\), got \(2, 3\)",
+    ),
+    "times shape": (
+        lambda: Series(torch.arange(4.0), V3),
+        r"times: expected shape \(3,\) or \(2, 3\) for values \(2, 3, 1\), got \(4,\)",
+    ),
+    "times NaN": (
+        lambda: Series(torch.tensor([0.0, NAN, 2.0]), V3),
+        r"times: expected finite numbers, got NaN or inf",
+    ),
+    "times equal": (
+        lambda: Series(torch.tensor([0.0, 1.0, 1.0]), V3),
+        r"times: expected strictly increasing .* got 1\.0 then 1\.0 at time points 1 and 2",
+    ),
+    "times fall": (
+        lambda: Series(torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 1.0]]), V3),
+        r"times: .* got 2\.0 then 1\.0 at time points 1 and 2 in sequence 1",
+    ),
+    "times merge in single precision": (
+        lambda: Series(torch.tensor([0.0, 1.0, 1.0 + 1e-12], dtype=torch.float64), V3),
+        r"times: expected strictly increasing \(in torch\.float32\)",
+    ),
+    "mask shape": (
+        lambda: Series(T3, V3, torch.ones(3, 2, dtype=torch.bool)),
+        r"mask: expected shape \(2, 3, 1\) or \(2, 3\), got \(3, 2\)",
+    ),
+    "NaN observed": (
+        lambda: Series(T3, HOLE, ALL),
+        r"values: expected finite .* got nan at sequence 0, time point 1, feature 0 \(1 such",
+    ),
+    "nothing observed": (
+        lambda: Series(T3, V3, torch.tensor([[True] * 3, [False] * 3])),
+        r"mask: expected every sequence .* at least one .*, got none in sequence 1",
+    ),
+    "covariates shape": (
+        lambda: Series(T3, V3, covariates=torch.zeros(2, 4, 1)),
+        r"covariates: expected shape \(2, 3, C\), got \(2, 4, 1\)",
+    ),
+    "covariates NaN": (
+        lambda: Series(T3, V3, covariates=torch.full((2, 3, 1), NAN)),
+        r"covariates: expected finite numbers at every time point, got NaN",
+    ),
+    "index shape": (
+        lambda: Series(T3, V3, index=torch.arange(3)),
+        r"index: expected 2 positions of dtype torch\.int64, got \(3,\)",
+    ),
+    "index range": (
+        lambda: Series(T3, V3, index=torch.tensor([0, 5]), total=5),
+        r"index: expected positions from 0 to total - 1 = 4, got 0 to 5",
+    ),
+    "batch size": (lambda: series().minibatches(0), r"size: expected at least 1 .* got 0"),
+    "keep count": (lambda: series().hide(9), r"keep: expected 1 to 5 time points, got 9"),
+    "keep fraction": (lambda: series().hide(1.5), r"keep: expected a fraction .* got 1\.5"),
+    "until": (
+        lambda: series().until(-1.0),
+        r"time \(-1\.0\): expected every sequence to have at least one observed entry, got none",
+    ),
+    "without": (
+        lambda: series().without(series(n=2)),
+        r"given: expected a cut of this series, mask \(6, 5, 2\), got \(2, 5, 2\)",
+    ),
+    "no list": (lambda: Series.from_list([]), r"sequences: expected at least one .* got none"),
+    "mixed list": (
+        lambda: Series.from_list([(T3, V3[0]), (T3, V3[0], V3[0])]),
+        r"sequences: expected \(times, values\) pairs or .* got tuples of \[2, 3\] entries",
+    ),
+    "list shapes": (
+        lambda: Series.from_list([(T3, V3[0]), (T3, V3)]),
+        r"sequence 1: expected times \(T,\) and values \(T, D\) .* got \(3,\) and \(2, 3, 1\)",
+    ),
+}
+
+TYPE_ERRORS: dict[str, tuple[Callable[[], object], str]] = {
+    "integers": (
+        lambda: Series(T3, V3.long()),
+        r"values: expected a floating dtype, got torch\.int64",
+    ),
+    "lists": (
+        lambda: Series([0.0, 1.0], V3),  # type: ignore[arg-type]
+        r"times: expected a torch\.Tensor, got list",
+    ),
+    "mask": (
+        lambda: Series(T3, V3, torch.ones(2, 3, 1)),
+        r"mask: expected dtype torch\.bool, got torch\.float32",
+    ),
+    "times": (
+        lambda: Series(T3 > 1, V3),
+        r"times: expected real numbers, got torch\.bool",
+    ),
+    "covariates": (
+        lambda: Series(T3, V3, covariates=V3.double()),
+        r"covariates: expected torch\.float32 as values, got torch\.float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VALUE_ERRORS)
+def test_bad_values_are_named(case: str) -> None:
+    call, message = VALUE_ERRORS[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("case", TYPE_ERRORS)
+def test_bad_types_are_named(case: str) -> None:
+    call, message = TYPE_ERRORS[case]
+    with pytest.raises(TypeError, match=message):
+        call()
