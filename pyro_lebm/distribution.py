@@ -1,0 +1,259 @@
+"""An unnormalised energy-based distribution that Pyro treats like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from pyro.distributions import Delta
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import Distribution, register_kl
+
+from .dependence import announce, leaves, refuse_dependence, refuse_hidden, refuse_unregistered
+from .frozen import frozen
+from .smc import annealed_smc
+
+Energy = Callable[[Tensor], Tensor]
+Sampler = Callable[["EnergyBased", int], Tensor]
+
+_CHEAP: ContextVar[bool] = ContextVar("base_draws", default=False)
+
+
+@contextmanager
+def base_draws() -> Iterator[None]:
+    """Within the block, sampling an energy-based distribution draws from its base.
+
+    For reading a program's structure, where a site's shape matters and its value does not.
+    """
+    token = _CHEAP.set(True)
+    try:
+        yield
+    finally:
+        _CHEAP.reset(token)
+
+
+class LogZ(torch.autograd.Function):
+    """The log constant's place in the graph: value 0, gradient that of the true constant.
+
+    Only a backward pass that wants the *parameters* visits this node, and only then are negatives
+    drawn: gradients with respect to z (Langevin, NUTS) and forward passes cost nothing.
+    """
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(
+        negative_phase: Callable[[], Tensor], shape: torch.Size, *parameters: Tensor
+    ) -> Tensor:
+        return parameters[0].new_zeros(shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.negative_phase, _, *parameters = inputs
+        ctx.save_for_backward(*parameters)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        parameters = ctx.saved_tensors
+        with torch.enable_grad():
+            mean_log_density = ctx.negative_phase()
+            # the way from a parameter to the base's arguments is shared with the outer graph
+            gradients = torch.autograd.grad(
+                mean_log_density, parameters, allow_unused=True, retain_graph=True
+            )
+        weight = upstream[0].sum()
+        return None, None, *(None if g is None else weight * g for g in gradients)
+
+
+class EnergyBased(TorchDistribution):
+    r"""Density :math:`p(z) = \exp(-E(z))\, b(z) / Z` for an energy ``E`` and a base ``b``.
+
+    ``log_prob`` returns :math:`-E(z) + \log b(z)`, minus ``log_z`` where it is given; its gradient
+    in ``z`` is exact and its gradient in the parameters of energy and base is that of the
+    *normalised* density, :math:`\nabla\log Z = \mathrm{E}_p[\nabla(-E + \log b)]`, estimated from
+    negatives that are drawn inside the backward pass (`LogZ`). So SVI learns it by contrastive
+    maximum likelihood (Pang et al. 2020, arXiv 2006.08205) and MCMC draws no negatives at all.
+
+    Args:
+        energy: ``(*batch, *event) -> (*batch)``, an `nn.Module` if it has parameters.
+        base: a distribution with empty batch shape; ``expand`` or a plate gives the batch.
+        negatives: draws of the current density for the parameters' gradient, ``() -> (n, *event)``;
+            by default 256 fresh draws of ``sampler``.
+        sampler: ``(distribution, n) -> (n, *event)``; by default annealed sequential Monte Carlo
+            from the base. Draws of one call share one population.
+        log_z: the log constant, if known; then ``log_prob`` is normalised.
+        learn: False holds the energy fixed: no gradient reaches its parameters.
+        watch: called in each negative phase with the detached energies of positives and negatives.
+
+    Raises:
+        ValueError: if the base has a batch shape, its values or those of the energy come from
+            another sample site (then Z would differ from element to element), or an energy returns
+            more than one number per point.
+        NotImplementedError: by ``entropy`` and ``kl_divergence``.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> _ = torch.manual_seed(0)
+        >>> tilted = EnergyBased(lambda z: -2.0 * z, dist.Normal(0.0, 1.0))  # N(2, 1) in disguise
+        >>> bool((tilted.sample((500,)).mean() - 2.0).abs() < 0.3)
+        True
+        >>> tilted.expand([3]).log_prob(torch.zeros(3)).shape
+        torch.Size([3])
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 - the name and type are torch's
+    has_rsample = False
+
+    def __init__(
+        self,
+        energy: Energy,
+        base: TorchDistribution,
+        *,
+        negatives: Callable[[], Tensor] | None = None,
+        sampler: Sampler | None = None,
+        log_z: float | Tensor | None = None,
+        learn: bool = True,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if base.batch_shape:
+            raise ValueError(
+                "base: expected an empty batch shape (one log Z for the distribution; use expand "
+                f"or a plate for the batch, to_event for dimensions), got {tuple(base.batch_shape)}"
+            )
+        announce(energy)
+        refuse_dependence(energy, base)
+        self.energy, self.base, self.learn = energy, base, learn
+        self.negatives, self.sampler, self.watch, self.log_z = negatives, sampler, watch, log_z
+        super().__init__(torch.Size(), base.event_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        """The base's support."""
+        return self.base.support
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> EnergyBased:
+        """The same density, batched; all elements share one Z and one energy."""
+        new: EnergyBased = self._get_checked_instance(EnergyBased, _instance)  # type: ignore[no-untyped-call]
+        for name in ("energy", "base", "learn", "negatives", "sampler", "watch", "log_z"):
+            setattr(new, name, getattr(self, name))
+        shape = torch.Size(batch_shape)
+        super(EnergyBased, new).__init__(shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density at ``value``: unnormalised unless ``log_z`` is given."""
+        if self._validate_args:
+            self._validate_sample(value)
+        energy = self.energy_at(value)
+        log_density: Tensor = self.base.log_prob(value) - energy
+        shape = torch.broadcast_shapes(self.batch_shape, log_density.shape)
+        log_density = log_density.expand(shape)
+        if self.log_z is not None:
+            log_density = log_density - torch.as_tensor(self.log_z).detach()
+        parameters = leaves(log_density, value)
+        if parameters:
+            refuse_hidden(self.energy, leaves(energy, value))
+            refuse_unregistered(parameters)
+            phase = partial(self._negative_phase, energy.detach())
+            log_density = log_density - LogZ.apply(phase, shape, *parameters)  # type: ignore[no-untyped-call]
+        return log_density
+
+    def energy_at(self, value: Tensor) -> Tensor:
+        """The energy ``(*batch)`` of points ``(*batch, *event)``, its shape checked."""
+        energy = self.energy
+        with nullcontext() if self.learn else frozen(energy):
+            found = energy(value)
+        expected = value.shape[: value.ndim - self.event_dim]
+        if found.shape != expected:
+            raise ValueError(
+                f"energy: expected one number per point, shape {tuple(expected)} for points of "
+                f"shape {tuple(value.shape)}, got shape {tuple(found.shape)}"
+            )
+        return found
+
+    def _negative_phase(self, positive: Tensor) -> Tensor:
+        z = (self.negatives() if self.negatives is not None else self._draw(256)).detach()
+        energy = self.energy_at(z)
+        if self.watch is not None:
+            self.watch(positive, energy.detach())
+        return (self.base.log_prob(z) - energy).mean()
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws ``(*sample_shape, *batch_shape, *event_shape)``, detached, by the sampler."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        return self._draw(shape.numel()).reshape(shape + self.event_shape)
+
+    def _draw(self, n: int) -> Tensor:
+        # Predictive samples under no_grad or inference_mode; Langevin needs neither.
+        with torch.inference_mode(False), torch.enable_grad():
+            if n == 0 or _CHEAP.get():
+                draws: Tensor = self.base.sample(torch.Size((n,)))
+            else:
+                draws = (self.sampler or annealed_draws)(self, n)
+        return draws.detach()
+
+    def entropy(self) -> NoReturn:
+        """Refused: it needs log Z.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(_NO_CLOSED_FORM.format("entropy"))
+
+
+_NO_CLOSED_FORM = (
+    "EnergyBased: {} has no closed form for an unnormalised density; estimate it from draws"
+)
+
+
+def annealed_draws(distribution: EnergyBased, n: int, *, particles: int = 512) -> Tensor:
+    """Draw by annealed sequential Monte Carlo from the base: modes come with their right weights.
+
+    The base's support must be unconstrained. At least ``particles`` are used however few are asked
+    for, and a random ``n`` of them returned.
+    """
+    base, event = distribution.base, distribution.event_shape
+    if not is_real(base.support):
+        raise ValueError(
+            "base: annealed sampling expects an unconstrained support (transform the base), "
+            f"got {base.support}"
+        )
+
+    def path(z: Tensor) -> tuple[Tensor, Tensor]:
+        value = z.reshape(z.shape[:-1] + event)
+        log_base = base.log_prob(value)
+        return log_base, log_base - distribution.energy_at(value)
+
+    size = max(n, particles)
+    start = base.sample(torch.Size((size,))).reshape(size, -1)
+    cloud = annealed_smc(path, start).position
+    return cloud[torch.randperm(size, device=cloud.device)[:n]].reshape((n, *event))
+
+
+def is_real(support: Any) -> bool:
+    """Whether a support is all of R or R^d."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is torch.distributions.constraints.real
+
+
+def _refuse_kl(p: Any, q: Any) -> NoReturn:
+    raise NotImplementedError(_NO_CLOSED_FORM.format("kl_divergence"))
+
+
+register_kl(EnergyBased, Distribution)(_refuse_kl)
+register_kl(Distribution, EnergyBased)(_refuse_kl)
+register_kl(EnergyBased, EnergyBased)(_refuse_kl)
+
+
+@register_kl(Delta, EnergyBased)  # type: ignore[untyped-decorator]
+def _kl_delta(p: Delta, q: EnergyBased) -> Tensor:
+    """Pyro's rule for a point mass, stated for this pair so that the dispatch is unambiguous."""
+    return -q.log_prob(p.v)
