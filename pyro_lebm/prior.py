@@ -1,0 +1,249 @@
+"""A learned energy-based prior: the energy network, its base, and the chains that feed it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, cast, get_args
+
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from .chains import Chains
+from .distribution import EnergyBased, annealed_draws, is_real
+from .frozen import frozen
+from .langevin import check_step_size, evaluate, ula_step
+from .smc import annealed_smc
+
+Sampling = Literal["annealed", "persistent", "short_run"]
+Negatives = Literal["persistent", "short_run", "annealed"]
+
+
+class StandardNormal(nn.Module):
+    """The base N(0, I) on ``dim`` dimensions, following its module's device and dtype.
+
+    Example:
+        >>> StandardNormal(3)().event_shape
+        torch.Size([3])
+    """
+
+    loc: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim: expected at least 1, got {dim}")
+        self.register_buffer("loc", torch.zeros(dim), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution."""
+        standard = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+        return cast(dist.TorchDistribution, standard)
+
+
+class EnergyPrior(PyroModule):
+    r"""The prior :math:`p(z) \propto \exp(-E(z))\, b(z)`; calling it gives an `EnergyBased`.
+
+    It owns the energy network, the base and the negative chains, which advance only in the backward
+    pass of a parameter gradient, once for each value of the parameters however often the density is
+    evaluated in between. ``train()`` / ``eval()`` says whether they are written back.
+
+    Args:
+        energy: module ``(*batch, dim) -> (*batch)``, such as `MLPEnergy`.
+        base: module returning the base distribution with event shape ``(dim,)``; an integer means
+            `StandardNormal`.
+        negatives: where the parameters' gradient gets its negatives. ``persistent``: chains kept
+            between steps (Tieleman 2008); ``short_run``: ``steps`` steps from the base each time,
+            biased (Nijkamp et al. 2019, arXiv 1904.09770; 60 steps of .4 in Pang et al. 2020, arXiv
+            2006.08205); ``annealed``: fresh sequential Monte Carlo.
+        sampler: what `EnergyBased.sample` does: ``annealed`` (default; mixes), the ``persistent``
+            chains as they stand, or a ``short_run``.
+        num_chains: negatives of one gradient.
+        steps: Langevin steps of a visit; default 5 for persistent chains and 60 for short runs.
+        step_size: the noise's standard deviation: the start of the persistent chains' adaptation,
+            the fixed step of unadjusted ones; default .4.
+        adjusted: Metropolis-adjusted steps; default for persistent chains, not for short runs.
+
+    Attributes:
+        learning: False holds the energy fixed and draws no negatives (`fit` phases the energy in).
+
+    Raises:
+        ValueError: for fewer than one chain or step, a step size <= 0, an unknown name, a base of
+            constrained support, or an energy that does not return one number per point.
+
+    Example:
+        >>> from pyro_lebm.energy import MLPEnergy
+        >>> prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=16)
+        >>> prior().sample((5,)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        energy: nn.Module,
+        base: int | nn.Module,
+        *,
+        negatives: Negatives = "persistent",
+        sampler: Sampling = "annealed",
+        num_chains: int = 512,
+        steps: int | None = None,
+        step_size: float = 0.4,
+        adjusted: bool | None = None,
+    ) -> None:
+        super().__init__()
+        short = negatives == "short_run"
+        steps = steps if steps is not None else (60 if short else 5)
+        if num_chains < 1 or steps < 1:
+            raise ValueError(
+                f"num_chains, steps: expected at least 1, got {num_chains} and {steps}"
+            )
+        check_step_size(step_size)
+        _check_name("negatives", negatives, get_args(Negatives))
+        _check_name("sampler", sampler, get_args(Sampling))
+        self.energy = energy
+        self.base = StandardNormal(base) if isinstance(base, int) else base
+        self.negatives, self.sampler = negatives, sampler
+        self.num_chains, self.steps, self.step_size = num_chains, steps, step_size
+        self.adjusted = (not short) if adjusted is None else adjusted
+        self.learning = True
+        self._log_z: tuple[Tensor, list[Tensor]] | None = None
+        self._cache: tuple[Tensor, list[Tensor]] | None = None
+        self._seen: dict[str, float] = {}
+        start = self._checked_start()
+        self.chains = Chains(start, step_size=step_size)
+
+    def _checked_start(self) -> Tensor:
+        """Draws of the base for the chains to start at, on which the energy's shape is checked."""
+        with torch.no_grad(), frozen(self):
+            base = self.base()
+            if not is_real(base.support):
+                raise ValueError(
+                    "base: expected an unconstrained support, as Langevin steps need (transform "
+                    f"the base), got {base.support}"
+                )
+            start: Tensor = base.sample(torch.Size((self.num_chains,)))
+            EnergyBased(self.energy, base).log_prob(start)
+        return start
+
+    def forward(self) -> EnergyBased:
+        """The distribution as the parameters stand now."""
+        return EnergyBased(
+            self.energy,
+            self.base(),
+            negatives=self._negatives,
+            sampler=self._sample,
+            log_z=self.log_z,
+            learn=self.learning,
+            watch=self._watch,
+        )
+
+    # Negatives
+
+    def _negatives(self) -> Tensor:
+        """Negatives for the parameters as they are: drawn once, then remembered."""
+        if self._cache is None or not self._stands(self._cache[1]):
+            self._cache = (self._new_negatives(), self._values())
+        return self._cache[0]
+
+    def _new_negatives(self) -> Tensor:
+        if self.negatives == "annealed":
+            return annealed_draws(self._fixed(), self.num_chains)
+        if self.negatives == "short_run":
+            return self.short_run(self.num_chains)
+        return self.chains.run(
+            self._log_density, self.steps, adjusted=self.adjusted, keep=self.training
+        )
+
+    def _fixed(self) -> EnergyBased:
+        return EnergyBased(self.energy, self.base(), learn=False)
+
+    def _log_density(self, z: Tensor) -> Tensor:
+        return self._fixed().log_prob(z)
+
+    # Sampling
+
+    def _sample(self, distribution: EnergyBased, n: int) -> Tensor:
+        if self.sampler == "annealed":
+            return annealed_draws(distribution, n)
+        if self.sampler == "short_run":
+            return self.short_run(n)
+        # n distinct chains where there are enough
+        order = torch.randperm(self.num_chains, device=self.chains.position.device)
+        return self.chains.position[order.repeat(math.ceil(n / self.num_chains))[:n]]
+
+    def short_run(self, n: int) -> Tensor:
+        """``n`` points after ``steps`` Langevin steps from the base: not converged, by design."""
+        start = self.base().sample(torch.Size((n,)))
+        if self.adjusted:
+            return Chains(start, step_size=self.step_size).run(self._log_density, self.steps)
+        state = evaluate(self._log_density, start)
+        for _ in range(self.steps):
+            state = ula_step(self._log_density, state, self.step_size)
+        return state.position
+
+    # The constant
+
+    @property
+    def log_z(self) -> Tensor | None:
+        """log Z where `estimate_log_z` found it for the parameters as they are now, else None."""
+        if self._log_z is None or not self._stands(self._log_z[1]):
+            return None
+        return self._log_z[0]
+
+    def estimate_log_z(self, particles: int = 2048, repeats: int = 4) -> tuple[float, float]:
+        r"""Estimate :math:`\log Z = \log \mathrm{E}_b[\exp(-E)]` by annealed importance weights.
+
+        Returns:
+            the estimate, which ``log_prob`` then includes until the parameters change, and the
+            standard error over ``repeats`` runs. It is an estimate, not a bound.
+
+        Raises:
+            ValueError: for fewer than two particles or repeats.
+        """
+        if particles < 2 or repeats < 2:
+            raise ValueError(
+                f"particles, repeats: expected at least 2, got {particles} and {repeats}"
+            )
+        base, fixed = self.base(), self._fixed()
+        starts = base.sample(torch.Size((particles, repeats)))
+        population = annealed_smc(lambda z: (base.log_prob(z), fixed.log_prob(z)), starts)
+        runs = population.log_evidence
+        # weights are unbiased on the natural scale
+        log_z = runs.logsumexp(0) - math.log(repeats)
+        self._log_z = (log_z.detach(), self._values())
+        return float(log_z), float(runs.std() / math.sqrt(repeats))
+
+    def _values(self) -> list[Tensor]:
+        # Copies: torch's count of in-place writes misses optimisers that write to `p.data`.
+        return [p.detach().clone() for p in self.parameters()]
+
+    def _stands(self, then: list[Tensor]) -> bool:
+        """Whether the parameters still are what they were."""
+        return all(
+            (a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b)
+            for a, b in zip(self.parameters(), then, strict=True)
+        )
+
+    # For the trainer
+
+    def _watch(self, positive: Tensor, negative: Tensor) -> None:
+        self._seen = {
+            "energy_positive": float(positive.mean()),
+            "energy_negative": float(negative.mean()),
+        }
+
+    def statistics(self) -> dict[str, float]:
+        """Mean energies of the last positives and negatives, and the chains' acceptance."""
+        if not self._seen:
+            return {}
+        return {
+            **self._seen,
+            "negative_acceptance": float(self.chains.acceptance),
+            "negative_step_size": float(self.chains.step_size.mean()),
+        }
+
+
+def _check_name(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{argument}: expected one of {sorted(allowed)}, got {value!r}")
