@@ -64,6 +64,9 @@ class EnergyPrior(PyroModule):
         step_size: the noise's standard deviation: the start of the persistent chains' adaptation,
             the fixed step of unadjusted ones; default .4.
         adjusted: Metropolis-adjusted steps; default for persistent chains, not for short runs.
+        refresh: every so many visits the persistent chains restart from annealed draws, or never
+            at 0. Chains that cannot cross between modes keep the mode masses they happen to have,
+            and the energy learns those; annealed draws bring the masses that the energy implies.
 
     Attributes:
         learning: False holds the energy fixed and draws no negatives (`fit` phases the energy in).
@@ -90,6 +93,7 @@ class EnergyPrior(PyroModule):
         steps: int | None = None,
         step_size: float = 0.4,
         adjusted: bool | None = None,
+        refresh: int = 0,
     ) -> None:
         super().__init__()
         short = negatives == "short_run"
@@ -98,6 +102,8 @@ class EnergyPrior(PyroModule):
             raise ValueError(
                 f"num_chains, steps: expected at least 1, got {num_chains} and {steps}"
             )
+        if refresh < 0:
+            raise ValueError(f"refresh: expected 0 or more visits, got {refresh}")
         check_step_size(step_size)
         _check_name("negatives", negatives, get_args(Negatives))
         _check_name("sampler", sampler, get_args(Sampling))
@@ -106,6 +112,9 @@ class EnergyPrior(PyroModule):
         self.negatives, self.sampler = negatives, sampler
         self.num_chains, self.steps, self.step_size = num_chains, steps, step_size
         self.adjusted = (not short) if adjusted is None else adjusted
+        self.refresh = refresh
+        self.visits: Tensor
+        self.register_buffer("visits", torch.zeros((), dtype=torch.long), persistent=False)
         self.learning = True
         self._log_z: tuple[Tensor, list[Tensor]] | None = None
         self._cache: tuple[Tensor, list[Tensor]] | None = None
@@ -151,8 +160,17 @@ class EnergyPrior(PyroModule):
             return annealed_draws(self._fixed(), self.num_chains)
         if self.negatives == "short_run":
             return self.short_run(self.num_chains)
+        start = None
+        if self.training and self.refresh:
+            self.visits += 1
+            if int(self.visits) % self.refresh == 0:
+                start = annealed_draws(self._fixed(), self.num_chains)
         return self.chains.run(
-            self._log_density, self.steps, adjusted=self.adjusted, keep=self.training
+            self._log_density,
+            self.steps,
+            start=start,
+            adjusted=self.adjusted,
+            keep=self.training,
         )
 
     def _fixed(self) -> EnergyBased:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -54,7 +54,8 @@ class Mixture(NamedTuple):
             centre = z.new_zeros(z.shape[-1])
             centre[0] = at
             normal = dist.Normal(centre, self.sd, validate_args=False)
-            return normal.log_prob(z).sum(-1) + math.log(weight)
+            log_p: Tensor = normal.log_prob(z).sum(-1) + math.log(weight)
+            return log_p
 
         return torch.logaddexp(mode(self.left, self.weight), mode(self.right, 1 - self.weight))
 
@@ -88,7 +89,7 @@ class LearnedNormal(nn.Module):
         self.loc = nn.Parameter(torch.tensor([loc], dtype=torch.float64))
         self.log_scale = nn.Parameter(torch.tensor([log_scale], dtype=torch.float64))
 
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self) -> Any:
         return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
 
 

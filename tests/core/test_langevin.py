@@ -88,7 +88,8 @@ def test_acceptance_is_the_metropolis_hastings_ratio() -> None:
 
     def kernel(a: State, b: State) -> Tensor:
         mean = a.position + 0.5 * s**2 * a.gradient
-        return torch.distributions.Normal(mean, s).log_prob(b.position).sum(-1)
+        log_p: Tensor = torch.distributions.Normal(mean, s).log_prob(b.position).sum(-1)
+        return log_p
 
     expected = new.log_density - old.log_density + kernel(new, old) - kernel(old, new)
     assert torch.allclose(log_acceptance(old, new, step, scale), expected, atol=1e-4)

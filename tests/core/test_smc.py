@@ -142,6 +142,7 @@ def test_a_target_without_any_density_ends_and_says_so(value: float) -> None:
         cloud = annealed_smc(path, torch.randn(300, 2, 1), max_temperatures=30)
     assert torch.isfinite(cloud.position).all()
     assert cloud.log_evidence[1] == -math.inf
+    assert cloud.survivors[1] == 1  # nobody is better than anybody
     assert abs(float(cloud.log_evidence[0])) < 0.3
     assert abs(float(cloud.position[:, 0].mean()) - 1) < 0.3
 

@@ -1,0 +1,124 @@
+"""Where a prior's negatives and draws come from, by name, and what log Z it keeps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from learned import Model, Quadratic, bent, step_of
+from pyro_lebm.potential import potential
+from pyro_lebm.prior import EnergyPrior
+from scenarios import LearnedNormal, Quartic, quadrature_log_z
+
+
+@pytest.mark.parametrize("adjusted", [True, False])
+@pytest.mark.parametrize("negatives", ["persistent", "short_run", "annealed"])
+def test_every_kind_of_negatives_gives_the_gradient(negatives: Any, adjusted: bool) -> None:
+    """Of a tilt towards N(-1, 1): E_p[z] = -1 for slope 1, whatever draws it (to its own bias)."""
+    energy = Quadratic(1)
+    with torch.no_grad():
+        energy.b.fill_(1.0)
+    # small unadjusted steps, enough of them to forget their start, hardly biased
+    prior = EnergyPrior(
+        energy,
+        1,
+        negatives=negatives,
+        adjusted=adjusted,
+        num_chains=2000,
+        steps=80,
+        step_size=0.3,
+    )
+    points = torch.full((10, 1), -0.5)
+    prior().log_prob(points).mean().backward()
+    assert energy.b.grad is not None and energy.a.grad is not None
+    # d log p / db = E_p[z] - z, d log p / da = (E_p[z^2] - z^2) / 2; five standard errors of 2000
+    # draws (doubled for a population's common ancestors) and the bias of unadjusted steps
+    slack = 2 if negatives == "annealed" else 1
+    bias = 0.5 * 0.3**2 / 4 if not adjusted else 0.0
+    assert abs(float(energy.b.grad) - (-1 + 0.5)) < slack * 5 / math.sqrt(2000)
+    spread = 0.5 * math.sqrt(2 + 4)  # sd of z^2 / 2 under N(-1, 1)
+    error = abs(float(energy.a.grad) - 0.5 * (2 - 0.25))
+    assert error < slack * 5 * spread / math.sqrt(2000) + 1.2 * bias
+    stayed = not prior.chains.visited.any()
+    assert stayed == (negatives != "persistent")
+    assert {"energy_positive", "energy_negative"} <= set(prior.statistics())
+
+
+@pytest.mark.parametrize("adjusted", [True, False])
+@pytest.mark.parametrize("sampler", ["annealed", "persistent", "short_run"])
+def test_every_sampler_samples(sampler: Any, adjusted: bool) -> None:
+    energy = Quadratic(2)
+    with torch.no_grad():
+        energy.b.add_(torch.tensor([1.0, -2.0]))
+    prior = EnergyPrior(
+        energy, 2, sampler=sampler, adjusted=adjusted, num_chains=1000, steps=60, step_size=0.3
+    )
+    if sampler == "persistent":
+        prior().log_prob(torch.zeros(2)).backward()  # one visit of 60 steps
+    z = prior().expand([500]).sample(torch.Size((2,)))
+    assert z.shape == (2, 500, 2)
+    flat = z.flatten(0, 1)
+    # five standard errors of 1000 draws, doubled as draws of a population share ancestors
+    assert (flat.mean(0) - torch.tensor([-1.0, 2.0])).abs().max() < 2 * 5 / math.sqrt(1000)
+    assert len(flat.unique(dim=0)) > 900  # distinct chains as long as there are enough
+    assert prior().sample(torch.Size((2500,))).shape == (2500, 2)
+    assert prior().sample().shape == (2,)
+
+
+def test_short_runs_are_the_papers_sixty_steps() -> None:
+    prior = EnergyPrior(bent(), 2, negatives="short_run")
+    assert (prior.steps, prior.step_size, prior.adjusted) == (60, 0.4, False)
+    torch.manual_seed(0)
+    found = prior.short_run(7)
+    torch.manual_seed(0)
+    z = torch.randn(7, 2)
+    for _ in range(60):
+        at = z.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(prior.energy(at).sum(), at)
+        z = z - 0.5 * 0.4**2 * (slope + z) + 0.4 * torch.randn(7, 2)
+    assert torch.allclose(found, z, atol=1e-4)
+
+
+# log Z
+
+
+def test_log_z_is_estimated_kept_and_forgotten() -> None:
+    torch.set_default_dtype(torch.float64)
+    energy, base = Quartic(), LearnedNormal()
+    prior = EnergyPrior(energy, base, num_chains=4)
+    exact = float(quadrature_log_z(energy, base).detach())
+    assert prior.log_z is None
+    point = torch.zeros(1)
+    unnormalised = prior().log_prob(point)
+    found, error = prior.estimate_log_z()
+    assert 0 < error < 0.05
+    # five standard errors, themselves estimated from four runs
+    assert abs(found - exact) < 5 * error + 0.01
+    assert prior.log_z is not None and not prior.log_z.requires_grad
+    assert torch.allclose(prior().log_prob(point), unnormalised - found)
+    # a potential is a score too
+    log_p = -potential(Model(prior, None)).single(torch.zeros(20))
+    assert torch.allclose(log_p, 20 * prior().log_prob(point))
+    for p in (energy.slope, base.log_scale):
+        prior.estimate_log_z(particles=16, repeats=2)
+        p.data += 1e-9  # behind the back of torch's version counter
+        assert prior.log_z is None
+        assert prior().log_z is None
+    prior.estimate_log_z(particles=16, repeats=2)
+    step_of(Model(prior, torch.zeros(3, 1)), "ClippedAdam").step()
+    assert prior.log_z is None
+
+
+def test_log_z_does_not_change_the_gradient() -> None:
+    prior = EnergyPrior(bent(), 2, num_chains=64)
+    points, gradients = torch.randn(5, 2), []
+    for _ in range(2):
+        prior.zero_grad()
+        prior().log_prob(points).sum().backward()
+        gradients.append([p.grad.clone() for p in prior.parameters() if p.grad is not None])
+        prior.estimate_log_z(particles=16, repeats=2)
+    assert len(gradients[0]) == 4
+    assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
