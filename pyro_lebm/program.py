@@ -1,0 +1,312 @@
+"""A Pyro program read as a density: its latent sites, what they hang in, how to score them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from .frozen import frozen
+from .reading import MANY, Plate, Reading, Site, reading
+
+Model = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Pyro program and its arguments as a density over one flat vector per element.
+
+    An *element* is one index of the plates that all latent and observed sites share: a sequence,
+    in a model of sequences. Elements are independent given the parameters, so a chain may accept or
+    reject each on its own. A program with a site outside any common plate has one element.
+
+    Positions are unconstrained, ``(*leading, *elements, dim)``; leading dimensions (chains,
+    particles) are mapped by ``torch.func.vmap``, which is right for any program.
+
+    Attributes:
+        sites: latent sites, in program order.
+        elements: sizes of the common plates in this run.
+        full: sizes of the common plates in the whole data set.
+        dim: numbers per element.
+        minibatches: size and full size of every plate that is subsampled in this run.
+        draw: the site values of the reading run, packed ``(*elements, dim)``: a point to start at.
+    """
+
+    model: Model
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    sites: tuple[Site, ...]
+    plates: dict[str, Plate]
+    common: tuple[str, ...]
+    values: dict[str, Tensor]
+    minibatches: dict[str, tuple[int, int]]
+    _said: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    # Reading
+
+    @classmethod
+    def read(cls, model: Model, *args: Any, **kwargs: Any) -> Program:
+        """Run the program once and note its structure.
+
+        Raises:
+            ValueError: for a discrete latent site, one of dynamic support, or no latent site.
+        """
+        with reading() as notes:
+            model(*args, **kwargs)
+        if not notes.latent:
+            raise ValueError("model: expected at least one latent sample site, got none")
+        shared = set.intersection(*(set(names) for names in notes.around.values()))
+        common = tuple(sorted(shared, key=lambda name: notes.plates[name].dim))
+        sites = tuple(notes.site(name) for name in notes.latent)
+        return cls(
+            model, args, kwargs, sites, notes.plates, common, notes.values, notes.minibatches
+        )
+
+    def rebind(self, *args: Any, **kwargs: Any) -> Program:
+        """The same structure on other data, read off a run that stops at the last latent site."""
+        names = {site.name for site in self.sites}
+        seen_by_then = {plate for site in self.sites for plate in site.plates}
+        with reading(until=names if set(self.plates) == seen_by_then else None) as notes:
+            self.model(*args, **kwargs)
+        sites = tuple(notes.site(name) for name in notes.latent)
+        if [site.name for site in sites] != [site.name for site in self.sites]:
+            raise ValueError(
+                f"model: expected the latent sites {[site.name for site in self.sites]} again, "
+                f"got {[site.name for site in sites]}"
+            )
+        return replace(
+            self,
+            args=args,
+            kwargs=kwargs,
+            sites=sites,
+            plates={**self.plates, **notes.plates},
+            values=notes.values,
+            minibatches=notes.minibatches,
+            _said={},
+        )
+
+    @property
+    def elements(self) -> torch.Size:
+        return torch.Size(self.plates[name].size for name in self.common)
+
+    @property
+    def full(self) -> torch.Size:
+        return torch.Size(self.plates[name].full_size for name in self.common)
+
+    @property
+    def index(self) -> tuple[Tensor, ...]:
+        """The elements' places in the whole data set, ready for advanced indexing."""
+        return torch.meshgrid(*(self.plates[name].index for name in self.common), indexing="ij")
+
+    @property
+    def dim(self) -> int:
+        return sum(self.widths)
+
+    @property
+    def widths(self) -> list[int]:
+        """Numbers per element of each site."""
+        elements = self.elements.numel()
+        return [(site.batch + site.event).numel() // max(elements, 1) for site in self.sites]
+
+    @property
+    def draw(self) -> Tensor:
+        return self.pack(self.values)
+
+    # Between named constrained values and packed unconstrained ones
+
+    def _dims(self, site: Site) -> list[int]:
+        """Where the common plates lie in the site's value, counted from the left."""
+        return [len(site.batch) + self.plates[name].dim for name in self.common]
+
+    def pack(self, values: dict[str, Tensor]) -> Tensor:
+        """Constrained site values to positions ``(*leading, *elements, dim)``."""
+        packed = []
+        for site in self.sites:
+            u = site.transform.inv(values[site.name])
+            lead = u.ndim - len(site.batch) - len(site.event)
+            dims = self._dims(site)
+            u = u.movedim([lead + d for d in dims], [lead + i for i in range(len(dims))])
+            packed.append(u.reshape((*u.shape[: lead + len(dims)], -1)))
+        return torch.cat(packed, -1)
+
+    def unflatten(self, z: Tensor) -> Iterator[tuple[Site, Tensor]]:
+        """The parts of packed numbers that belong to each site, in the site's shape."""
+        lead = z.ndim - 1 - len(self.common)
+        for site, part in zip(self.sites, z.split(self.widths, -1), strict=True):
+            dims = self._dims(site)
+            own = [size for d, size in enumerate(site.batch) if d not in dims]
+            u = part.reshape(z.shape[:-1] + torch.Size(own) + site.event)
+            yield site, u.movedim([lead + i for i in range(len(dims))], [lead + d for d in dims])
+
+    def unpack(self, z: Tensor) -> dict[str, Tensor]:
+        """Positions to constrained site values, ``(*leading, *site shape)``."""
+        return {site.name: site.transform(u) for site, u in self.unflatten(z)}
+
+    # Scoring
+
+    def log_parts(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density of the latent sites (with the transforms' Jacobian) and of the observed ones.
+
+        Parameters are held fixed; scales and masks of the program count, but the factor by which a
+        minibatch stands for the whole data set does not: it belongs to no single element.
+
+        Args:
+            z: positions ``(*leading, *elements, dim)``.
+
+        Returns:
+            two tensors ``(*leading, *elements)``.
+        """
+        lead = z.shape[: z.ndim - 1 - len(self.common)]
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(pyro.validation_enabled(False))
+            # outside of `frozen`, which has to see the parameters
+            stack.enter_context(poutine.block())
+            stack.enter_context(frozen(self.model))
+            if not lead:
+                return self._score(z)
+            flat = z.reshape((lead.numel(), *z.shape[len(lead) :]))
+            if len(flat) == 1:
+                parts = tuple(part.unsqueeze(0) for part in self._score(flat[0]))
+            else:
+                parts = torch.func.vmap(self._score)(flat)
+        prior, likelihood = (part.reshape(z.shape[:-1]) for part in parts)
+        return prior, likelihood
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Log joint density per element, ``(*leading, *elements)``; see `log_parts`."""
+        prior, likelihood = self.log_parts(z)
+        return prior + likelihood
+
+    def _score(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        score = _Score(self, dict(self._unconstrained_values(z)))
+        with score:
+            self.model(*self.args, **self.kwargs)
+        zero = z.new_zeros(self.elements)
+        return zero + score.prior, zero + score.likelihood
+
+    def _unconstrained_values(
+        self, z: Tensor
+    ) -> Iterator[tuple[str, tuple[Tensor, Tensor | None]]]:
+        for site, u in self.unflatten(z):
+            if not site.moves:
+                yield site.name, (u, None)
+                continue
+            value = site.transform(u)
+            jacobian = site.transform.log_abs_det_jacobian(u, value)
+            spare = list(range(len(site.batch), jacobian.ndim))
+            # torch reads an empty list of dimensions as all of them
+            yield site.name, (value, jacobian.sum(spare) if spare else jacobian)
+
+    def reduce(self, log_prob: Tensor) -> Tensor:
+        """Sum a site's log probability over all dimensions but those of the common plates."""
+        keep = {log_prob.ndim + self.plates[name].dim for name in self.common}
+        drop = [d for d in range(log_prob.ndim) if d not in keep]
+        return log_prob.sum(drop) if drop else log_prob
+
+    # Sampling and saying
+
+    def prior_draws(self, n: int) -> Tensor:
+        """Draws of the latent sites from the program itself, ``(n, *elements, dim)``."""
+        if n > 1:
+            # all at once, where the program broadcasts over a further plate
+            with suppress(ValueError, RuntimeError, IndexError):
+                return self._draws_at_once(n)
+        return torch.stack([self.pack(self._run().values) for _ in range(n)])
+
+    def _run(
+        self,
+        values: dict[str, Tensor] | None = None,
+        around: AbstractContextManager[Any] | None = None,
+    ) -> Reading:
+        """Draw the latent sites that ``values`` does not give, in the plates as they are."""
+        given = {plate.name: plate.index for plate in self.plates.values()} | (values or {})
+        until = {site.name for site in self.sites}
+        cheap = values is not None
+        with reading(until, given=given, cheap=cheap) as notes, around or nullcontext():
+            self.model(*self.args, **self.kwargs)
+        return notes
+
+    def _draws_at_once(self, n: int) -> Tensor:
+        nesting = max((-plate.dim for plate in self.plates.values()), default=0)
+        notes = self._run(around=pyro.plate(MANY, n, dim=-nesting - 1))
+        values = {name: notes.values[name].reshape(n, *v.shape) for name, v in self.values.items()}
+        last = {name: value[-1] for name, value in values.items()}
+        # A program not written for it may mix the draws up without a word: compare the last one.
+        alone = self._run(last)
+        with torch.no_grad():
+            for name, value in last.items():
+                together = notes.latent[name].log_prob(notes.values[name])[-1]
+                expected = alone.latent[name].log_prob(value)
+                if not torch.allclose(together.reshape(expected.shape), expected, rtol=1e-3):
+                    raise ValueError(f"site {name!r} does not broadcast over a further plate")
+        return self.pack(values)
+
+    @contextmanager
+    def inside(self, names: tuple[str, ...]) -> Iterator[None]:
+        """The named plates again, with the indices this run saw: for a guide's own sites."""
+        with ExitStack() as stack:
+            for name in names:
+                if name not in self._said:  # entering it again must not say the plate's site again
+                    plate = self.plates[name]
+                    self._said[name] = pyro.plate(
+                        name, plate.full_size, subsample=plate.index, dim=plate.dim
+                    )
+                stack.enter_context(self._said[name])
+            yield
+
+    def say(self, z: Tensor) -> None:
+        """As a guide: put each latent site at its value in ``z`` as a point mass."""
+        values = self.unpack(z.detach())
+        for site in self.sites:
+            with self.inside(site.plates):
+                pyro.sample(site.name, dist.Delta(values[site.name], event_dim=site.event_dim))
+
+
+class _Score(Messenger):
+    """Fixes latent sites and adds up log probabilities per element."""
+
+    def __init__(self, program: Program, values: dict[str, tuple[Tensor, Tensor | None]]) -> None:
+        super().__init__()
+        self.program, self.values = program, values
+        self.prior: Tensor | float = 0.0
+        self.likelihood: Tensor | float = 0.0
+        shares = [program.plates[name] for name in program.common]
+        self.minibatch = torch.Size(p.full_size for p in shares).numel() / max(
+            torch.Size(p.size for p in shares).numel(), 1
+        )
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if isinstance(msg["fn"], _Subsample):
+            msg["value"] = self.program.plates[name].index if name in self.program.plates else None
+        elif name in self.values:
+            msg["value"] = self.values[name][0]
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if isinstance(msg["fn"], _Subsample) or msg["infer"].get("_deterministic"):
+            return
+        if msg["name"] not in self.values and not msg["is_observed"]:
+            raise ValueError(
+                f"model: expected the latent sites {list(self.values)}, got {msg['name']!r} too; "
+                "which sites there are must not depend on their values"
+            )
+        log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+        log_prob = scale_and_mask(log_prob, msg["scale"] / self.minibatch, msg["mask"])
+        if msg["name"] not in self.values:
+            self.likelihood = self.likelihood + self.program.reduce(log_prob)
+            return
+        self.prior = self.prior + self.program.reduce(log_prob)
+        jacobian = self.values[msg["name"]][1]
+        if jacobian is not None:
+            self.prior = self.prior + self.program.reduce(jacobian)

@@ -1,0 +1,168 @@
+"""One run of a Pyro program, observed: its latent sites, its plates, and what hangs in which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.constraints import Constraint
+
+from .distribution import EnergyBased, base_draws, is_real
+
+IDENTITY = torch.distributions.transforms.identity_transform
+MANY = "_pyro_lebm_draws"  # a further plate around the program, no part of it
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A plate as one run of the program saw it."""
+
+    name: str
+    dim: int
+    size: int
+    full_size: int
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Site:
+    """A continuous latent site: constrained to its support outside, unconstrained inside.
+
+    ``batch`` and ``event`` are shapes of the unconstrained value, ``plates`` the names around it.
+    """
+
+    name: str
+    transform: Any
+    event_dim: int
+    batch: torch.Size
+    event: torch.Size
+    plates: tuple[str, ...]
+
+    @property
+    def moves(self) -> bool:
+        """Whether the transform is anything but the identity."""
+        return self.transform is not IDENTITY
+
+
+class _Enough(Exception):
+    """All latent sites were seen: the rest of the program need not run."""
+
+
+class Reading(Messenger):
+    """Notes plates, latent sites and what surrounds every scored site.
+
+    Args:
+        until: stop when these sites were seen.
+        given: values of sites and indices of plates, instead of drawing them.
+    """
+
+    def __init__(self, until: set[str] | None, given: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.waiting = None if until is None else set(until)
+        self.given = given
+        self.latent: dict[str, Any] = {}
+        self.values: dict[str, Tensor] = {}
+        self.plates: dict[str, Plate] = {}
+        self.around: dict[str, tuple[str, ...]] = {}
+        self.indices: dict[str, Tensor] = {}
+        self.minibatches: dict[str, tuple[int, int]] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.given and msg["value"] is None:
+            msg["value"] = self.given[msg["name"]]
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if isinstance(msg["fn"], _Subsample):
+            self.indices[name] = torch.as_tensor(msg["value"])
+            return
+        if msg["infer"].get("_deterministic"):
+            return
+        frames = [f for f in msg["cond_indep_stack"] if f.name != MANY]
+        self._note(frames)
+        self.around[name] = tuple(f.name for f in frames if f.vectorized)
+        if self.waiting is None and _is_tilted(msg["fn"]):
+            msg["fn"].log_prob(msg["value"])  # refuses an energy that hangs on another site
+        if msg["is_observed"]:
+            return
+        self.latent[name] = msg["fn"]
+        self.values[name] = msg["value"].detach()
+        if msg["value"].is_floating_point():
+            # A leaf, so that a density which hangs on this site is found out and refused.
+            msg["value"] = self.values[name].clone().requires_grad_(True)
+        if self.waiting is not None:
+            self.waiting.discard(name)
+            if not self.waiting:
+                raise _Enough
+
+    def _note(self, frames: list[Any]) -> None:
+        for f in frames:
+            full = f.full_size or f.size
+            if f.size < full:
+                self.minibatches[f.name] = (f.size, full)
+            if f.vectorized and f.name not in self.plates:
+                index = self.indices.get(f.name, torch.arange(f.size))
+                self.plates[f.name] = Plate(f.name, f.dim, f.size, full, index)
+
+    def site(self, name: str) -> Site:
+        """The latent site of this name.
+
+        Raises:
+            ValueError: a discrete one, or one whose support is not fixed.
+        """
+        fn = self.latent[name]
+        if fn.support.is_discrete:
+            raise ValueError(
+                f"site {name!r}: expected a continuous latent, got {type(fn).__name__}"
+            )
+        if _moving(fn.support):
+            raise ValueError(
+                f"site {name!r}: expected a support that depends on no other site and no "
+                f"parameter, got {fn.support}"
+            )
+        transform = IDENTITY if is_real(fn.support) else biject_to(fn.support)
+        event = transform.inv(self.values[name]).shape[len(fn.batch_shape) :]
+        return Site(name, transform, fn.event_dim, fn.batch_shape, event, self.around[name])
+
+
+def _is_tilted(fn: Any) -> bool:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, EnergyBased)
+
+
+def _moving(bound: Any) -> bool:
+    """Whether a support has bounds that were computed from something that may move."""
+    if isinstance(bound, Tensor):
+        return bound.requires_grad
+    if isinstance(bound, Constraint):
+        return any(_moving(part) for part in vars(bound).values())
+    return isinstance(bound, list | tuple) and any(_moving(part) for part in bound)
+
+
+@contextmanager
+def reading(
+    until: set[str] | None = None, *, given: dict[str, Tensor] | None = None, cheap: bool = True
+) -> Iterator[Reading]:
+    """Within the block, run the program: what it does is noted, unseen by handlers outside."""
+    notes = Reading(until, given or {})
+    with ExitStack() as stack:
+        # Outermost, so that the handlers see the exception and clean up: a loop over a plate that
+        # it interrupts is still on Pyro's stack.
+        stack.enter_context(suppress(_Enough))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if cheap:
+            stack.enter_context(base_draws())
+        stack.enter_context(poutine.block())
+        stack.enter_context(notes)
+        stack.enter_context(poutine.trace())  # inside: it has to see the leaves
+        yield notes
