@@ -1,0 +1,30 @@
+"""Latent energy-based models as Pyro programs: the mathematics.
+
+Models are in `pyro_lebm.models`, ways to learn them in `pyro_lebm.inference`.
+"""
+
+from __future__ import annotations
+
+from . import langevin
+from .distribution import EnergyBased
+from .energy import MLPEnergy
+from .ode import choose_step, interpolate, trajectory
+from .potential import Potential, potential
+from .prior import EnergyPrior, StandardNormal
+from .series import Series
+from .smc import annealed_smc
+
+__all__ = [
+    "EnergyBased",
+    "EnergyPrior",
+    "MLPEnergy",
+    "Potential",
+    "Series",
+    "StandardNormal",
+    "annealed_smc",
+    "choose_step",
+    "interpolate",
+    "langevin",
+    "potential",
+    "trajectory",
+]
