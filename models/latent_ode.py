@@ -1,0 +1,301 @@
+"""The latent neural ODE as a Pyro program, with whatever prior it is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_lebm.checkpoint import (
+    CheckpointError,
+    check_fingerprint,
+    fingerprint,
+    read_state,
+    write_state,
+)
+from pyro_lebm.ode import choose_step, interpolate, trajectory
+from pyro_lebm.prior import StandardNormal
+from pyro_lebm.series import Series
+from pyro_lebm.solvers import ADAPTIVE, FIXED
+
+from .emissions import GaussianEmission
+from .fields import MLPField
+
+
+class LatentODE(PyroModule):
+    r"""A latent state that an ODE carries through time, seen through an emission.
+
+    .. math:: z_0 \sim p(z_0), \quad \frac{dz}{dt} = F(t, z, u(t)), \quad
+              x(t_i) \sim p(x \mid z(t_i))
+
+    With the default prior N(0, I) it is the latent ODE (Chen et al. 2018, arXiv 1806.07366;
+    Rubanova et al. 2019, arXiv 1907.03907); with an `EnergyPrior` it is ODE-LEBM (Cheng et al.
+    2024, arXiv 2409.03845). Nothing here knows how it will be inferred.
+
+    Sites: ``z0`` (event ``(latent,)``), ``x`` observed at a series' own times, ``x_new`` sampled at
+    ``times``; all in the plate ``sequences``.
+
+    Args:
+        latent: dimension L of the state.
+        observed: dimension D of an observation.
+        prior: module whose call returns the distribution of ``z0``; default N(0, I).
+        field: module ``(t, z) -> dz/dt`` or ``(t, z, u) -> dz/dt`` where there are covariates.
+        emission: module from paths ``(..., T, L)`` to a distribution of batch shape
+            ``(..., T, D)``; default Gaussian with learned scale.
+        covariates: dimension C of the covariates that drive the field, 0 for none.
+        t0: the time of ``z0``, in the series' unit.
+        method: solver, see `pyro_lebm.ode.trajectory`.
+        tolerance: error of the fixed-step solvers, relative to 1 + \|z\|; the step is chosen by
+            doubling in `refresh` and kept in the buffer ``step_size``.
+        adjoint: for torchdiffeq's solvers, gradients by the adjoint equation.
+
+    Raises:
+        ValueError: for dimensions below one, an unknown method, a prior of another dimension; when
+            called: for times before ``t0``, a series of another size or dtype, a field or emission
+            that returns another shape.
+
+    Example:
+        >>> model = LatentODE(latent=2, observed=1)
+        >>> model.generate(3, torch.linspace(0, 1, 5)).shape
+        torch.Size([3, 5, 1])
+    """
+
+    step_size: Tensor
+
+    def __init__(
+        self,
+        latent: int,
+        observed: int,
+        *,
+        prior: nn.Module | None = None,
+        field: nn.Module | None = None,
+        emission: nn.Module | None = None,
+        covariates: int = 0,
+        t0: float = 0.0,
+        method: str = "rk4",
+        tolerance: float = 1e-3,
+        adjoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if latent < 1 or observed < 1 or covariates < 0:
+            raise ValueError(
+                "latent, observed, covariates: expected sizes of at least 1, 1 and 0, got "
+                f"{latent}, {observed} and {covariates}"
+            )
+        _check_solver(method, tolerance, adjoint)
+        self.latent, self.observed, self.covariates = latent, observed, covariates
+        self.t0, self.method, self.tolerance, self.adjoint = t0, method, tolerance, adjoint
+        self.prior = StandardNormal(latent) if prior is None else prior
+        self.field = MLPField(latent, covariates=covariates) if field is None else field
+        self.emission = GaussianEmission(latent, observed) if emission is None else emission
+        # NaN until `refresh` or the first solve has chosen it; part of the saved model
+        self.register_buffer("step_size", torch.tensor(float("nan")))
+        self._step: float | None = None
+        event = self.prior().event_shape
+        if event != (latent,):
+            raise ValueError(f"prior: expected event shape ({latent},), got {tuple(event)}")
+
+    def forward(
+        self,
+        series: Series | None = None,
+        *,
+        times: Tensor | None = None,
+        n: int | None = None,
+        covariates: Tensor | None = None,
+    ) -> Tensor:
+        """The program.
+
+        Args:
+            series: what was observed; hidden entries say nothing.
+            times: where to sample ``x_new``, ``(T,)`` or ``(N, T)``; for the sequences of
+                ``series``, or for ``n`` new ones.
+            n: how many sequences, without a series.
+            covariates: ``(N, T, C)`` at ``times``. The field knows no others: include the times
+                since ``t0`` at which they are known.
+
+        Returns:
+            the state ``z0``, ``(..., N, L)``.
+        """
+        if series is None and (times is None or n is None):
+            raise ValueError("series: expected a Series, or times and n; got neither")
+        with self._sequences(series, n):
+            z0: Tensor = pyro.sample("z0", self.prior())
+            if series is not None:
+                self._check_series(series)
+                path = self.path(z0, series.times, series.covariates)
+                x = self._emit(path).mask(series.mask).to_event(2)
+                pyro.sample("x", x, obs=series.filled)
+            if times is not None:
+                pyro.sample("x_new", self._emit(self.path(z0, times, covariates)).to_event(2))
+        return z0
+
+    @contextmanager
+    def _sequences(self, series: Series | None, n: int | None) -> Iterator[None]:
+        index = None if series is None or _whole(series) else series.index
+        size = series.total if series is not None else n
+        with pyro.plate("sequences", size, subsample=index, dim=-1):
+            yield
+
+    def _emit(self, path: Tensor) -> TorchDistribution:
+        x: TorchDistribution = self.emission(path)
+        expected = (*path.shape[:-1], self.observed)
+        if x.batch_shape != expected:
+            raise ValueError(
+                f"emission: expected {self.observed} features, batch shape {expected} for a path "
+                f"of shape {tuple(path.shape)}, got batch shape {tuple(x.batch_shape)}"
+            )
+        return x
+
+    # Trajectories
+
+    def path(self, z0: Tensor, times: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """The latent trajectory: ``(..., N, L)`` at ``t0`` to ``(..., N, T, L)`` at ``times``."""
+        field = self._driven(times, covariates)
+        if self.method in FIXED and self._step is None:
+            self._choose(field, z0, times)
+        return trajectory(
+            field,
+            z0,
+            times,
+            t0=self.t0,
+            method=self.method,
+            step_size=self._step,
+            adjoint=self.adjoint,
+        )
+
+    def _driven(self, times: Tensor, covariates: Tensor | None) -> Callable[..., Tensor]:
+        found = 0 if covariates is None else covariates.shape[-1]
+        if found != self.covariates:
+            raise ValueError(f"covariates: expected {self.covariates} of them, got {found}")
+        # Fetched here: reading a submodule of a PyroModule costs, and the solver calls it often.
+        field: Callable[..., Tensor] = self.field
+        if covariates is None:
+            return field
+        control = interpolate(times, covariates)
+        return lambda t, z: field(t, z, control(t))
+
+    def _choose(self, field: Callable[..., Tensor], z0: Tensor, times: Tensor) -> None:
+        if not float(times.max()) > self.t0:
+            return  # nothing to solve yet: a step chosen here would be kept for times to come
+        with torch.no_grad():
+            step = choose_step(
+                field,
+                z0.detach(),
+                times,
+                t0=self.t0,
+                method=self.method,
+                tolerance=self.tolerance,
+            )
+            # Rounded as it is saved, and upwards: neither a run resumed from a file nor the
+            # rounding itself may take one step more.
+            self.step_size.fill_(step * (1 + 2 * torch.finfo(self.step_size.dtype).eps))
+            self._step = float(self.step_size)
+
+    @torch.no_grad()
+    def refresh(self, series: Series) -> None:
+        """Choose the solver's step anew, by doubling, on states drawn from the base of the prior.
+
+        A trainer calls it once an epoch: the field has changed.
+        """
+        if self.method not in FIXED:
+            return
+        probe = series[torch.arange(min(len(series), 32), device=series.values.device)]
+        z0 = torch.randn(
+            len(probe), self.latent, dtype=probe.values.dtype, device=probe.values.device
+        )
+        self._choose(self._driven(probe.times, probe.covariates), z0, probe.times)
+
+    # Using a fitted model
+
+    @torch.no_grad()
+    def generate(self, n: int, times: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """``n`` new sequences ``(n, T, D)`` at ``times``, drawn from the model itself.
+
+        Raises:
+            ValueError: for fewer than one sequence.
+        """
+        if n < 1:
+            raise ValueError(f"n: expected at least 1, got {n}")
+        with pyro.poutine.block(), pyro.poutine.trace() as trace:
+            self(times=times, n=n, covariates=covariates)
+        x = trace.trace.nodes["x_new"]["value"]
+        assert isinstance(x, Tensor)
+        return x
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights (no chains, no optimiser): beside, then renamed into place."""
+        state = {
+            "weights": self.state_dict(),
+            "fingerprint": fingerprint(self),
+            "structure": self._structure(),
+        }
+        write_state(path, state, kind="model")
+
+    def load(self, path: str | os.PathLike[str]) -> LatentODE:
+        """Read weights that `save` wrote into this model, built alike; returns it.
+
+        Raises:
+            CheckpointError: for a missing, truncated or foreign file or another model.
+        """
+        state = read_state(path, kind="model")
+        check_fingerprint(state["fingerprint"], self)
+        self._check_structure(state["structure"])
+        self.load_state_dict(state["weights"])
+        return self
+
+    def _structure(self) -> dict[str, str]:
+        """What equal weights do not tell: the time of ``z0`` and which functions they serve."""
+        kinds = {
+            name: f"{type(module).__qualname__}, activation {getattr(module, 'activation', None)}"
+            for name, module in self.named_modules()
+            if name and next(module.parameters(), None) is not None
+        }
+        return {"t0": f"{self.t0:g}", **kinds}
+
+    def _check_structure(self, found: dict[str, str]) -> None:
+        expected = self._structure()
+        names = [*expected, *(name for name in found if name not in expected)]
+        different = [
+            f"{name}: expected {expected.get(name)}, got {found.get(name)}"
+            for name in names
+            if expected.get(name) != found.get(name)
+        ]
+        if different:
+            raise CheckpointError("a checkpoint of another model: " + "; ".join(different[:3]))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        step = float(self.step_size)
+        self._step = step if step == step else None
+
+    def _check_series(self, series: Series) -> None:
+        if series.observed != self.observed:
+            raise ValueError(
+                f"series: expected {self.observed} features an observation, got {series.observed}"
+            )
+        if series.values.dtype != self.step_size.dtype:
+            raise ValueError(
+                f"series: expected {self.step_size.dtype} as the model is, got "
+                f"{series.values.dtype}; use series.to(dtype=...) or model.to(...)"
+            )
+
+
+def _check_solver(method: str, tolerance: float, adjoint: bool) -> None:
+    if method not in FIXED and method not in ADAPTIVE:
+        raise ValueError(f"method: expected one of {[*FIXED, *ADAPTIVE]}, got {method!r}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance: expected a positive number, got {tolerance}")
+    if adjoint and method not in ADAPTIVE:
+        raise ValueError(f"adjoint: expected one of torchdiffeq's methods, got {method!r}")
+
+
+def _whole(series: Series) -> bool:
+    """Whether it is its whole data set, in order."""
+    return len(series) == series.total and bool((series.index.diff() == 1).all())
