@@ -1,0 +1,108 @@
+"""What all guides share: a program read once, and the checks of their arguments.
+
+A guide is any way to get the latent state of a sequence given what was observed of it. Each is a
+Pyro guide, trains with ``pyro.infer.SVI``, and gives draws for new sequences by ``posterior``.
+Built as ``Guide(model, series)``, where the training series says how many sequences there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+
+from pyro_lebm.chains import Chains
+from pyro_lebm.langevin import check_step_size
+from pyro_lebm.program import Program
+
+ELBO = "negative ELBO"
+LOG_JOINT = "negative unnormalised log joint"
+
+
+class Guide(PyroModule):
+    """What all guides share: the program read once, draws for new sequences.
+
+    Attributes:
+        loss_name: what the loss of ``SVI`` is with this guide.
+    """
+
+    loss_name = ELBO
+
+    program: Program
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        # Not a submodule: the model's parameters would be registered under a second name.
+        object.__setattr__(self, "program", program)
+
+    def schedule(self, progress: float) -> None:
+        """Told before each step how much of the training is done, from 0 to 1."""
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers for the history."""
+        return {}
+
+    @torch.no_grad()
+    def draw(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One pass over data: the latents it would train the model with, ``(*elements, dim)``."""
+        with poutine.block(), poutine.trace() as trace:
+            self(*args, **kwargs)
+        nodes: dict[str, Any] = dict(trace.trace.nodes)
+        values = {site.name: nodes[site.name]["value"] for site in self.program.sites}
+        return self.program.rebind(*args, **kwargs).pack(values)
+
+
+def new_chains(program: Program, step_size: float) -> Chains:
+    """One chain for every element of the whole data set, none visited yet."""
+    start = program.draw
+    position = start.new_zeros((*(program.full or (1,)), program.dim))
+    return Chains(position, step_size=step_size)
+
+
+def chain_statistics(chains: Chains) -> dict[str, float]:
+    """Acceptance of the last adjusted visit and the mean step size."""
+    return {"acceptance": float(chains.acceptance), "step_size": float(chains.step_size.mean())}
+
+
+def check_steps(steps: int, step_size: float) -> None:
+    """Refuse fewer than one step, and step sizes that are not positive."""
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+    check_step_size(step_size)
+
+
+def check_share(argument: str, value: float) -> None:
+    """Refuse a share outside [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{argument}: expected a share between 0 and 1, got {value}")
+
+
+def refuse_particles() -> None:
+    """Refuse to run inside a plate: the Langevin draw cannot see it."""
+    outer = [h.name for h in _PYRO_STACK if isinstance(h, IndepMessenger)]
+    if outer:
+        raise ValueError(
+            f"guide: expected no plate around a sampling guide, got {outer}: its particles would "
+            "be copies of one draw; use num_particles with vectorize_particles=False"
+        )
+
+
+def elements(program: Program) -> tuple[Tensor, ...]:
+    """Where the chains of a program's elements are kept; one chain if all is one element."""
+    return program.index if program.common else (torch.zeros(1, dtype=torch.long),)
+
+
+def refuse_coupling(program: Program) -> None:
+    """Refuse a minibatch of elements whose posterior needs all the data."""
+    subsampled = [p.name for p in program.plates.values() if p.size != p.full_size]
+    outside = [name for name in subsampled if name not in program.common]
+    if outside:
+        raise ValueError(
+            f"model: expected no minibatch in plates {outside}: a latent site outside them couples "
+            "their elements, so that its posterior needs all the data"
+        )

@@ -1,0 +1,130 @@
+"""Langevin chains as a guide: maximum likelihood by MCMC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_lebm.program import Model, Program
+from pyro_lebm.series import Series
+
+from .draws import Draws
+from .guide import (
+    LOG_JOINT,
+    Guide,
+    chain_statistics,
+    check_share,
+    check_steps,
+    elements,
+    new_chains,
+    refuse_coupling,
+    refuse_particles,
+)
+from .posterior import anneal
+
+
+class LangevinGuide(Guide):
+    r"""Posterior draws by Langevin dynamics, no encoder: maximum likelihood by MCMC.
+
+    A chain per sequence persists between visits (Tieleman 2008). The detached draw
+    :math:`z^+ \sim p(z \mid x)` goes into a ``Delta``, so that the gradient of
+    ``SVI(model, guide, optim, Trace_ELBO())`` is :math:`\nabla\log p(x, z^+)`, that of the log
+    likelihood (Fisher's identity; Cheng et al. 2024, arXiv 2409.03845). The loss printed is an
+    unnormalised joint, not a bound on anything.
+
+    Steps are *hot* early (unadjusted, see `pyro_lebm.langevin.hot_step_size`), Metropolis-adjusted
+    with a step size per chain later. The unit of acceptance is one element of the plates that all
+    sites share. Chains are written in training mode only.
+
+    Args:
+        model: the Pyro program; its latent sites must be continuous.
+        args, kwargs: the whole training data, as the model takes it.
+        steps: Langevin steps of a visit.
+        hot_until: progress of the training at which adjusted steps begin.
+        strength: how hot, the drift of one step in units of the latent space.
+        step_size: start of the adjusted steps' adaptation, the noise's standard deviation.
+        adjusted: False keeps to unadjusted steps of ``step_size`` throughout, when not hot.
+        restart: start every visit from the prior instead of the stored chain (short runs).
+
+    Raises:
+        ValueError: for fewer than one step, a step size <= 0, a share outside [0, 1]; when called:
+            for subsampled data although a site outside the common plates couples the elements, or
+            inside a plate of particles (all would be copies of one draw).
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> class Mean(pyro.nn.PyroModule):
+        ...     def forward(self, x):
+        ...         with pyro.plate("n", len(x)):
+        ...             z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> x = torch.zeros(5)
+        >>> guide = LangevinGuide(Mean(), x, steps=2)
+        >>> guide(x)
+        >>> guide.chains.position.shape
+        torch.Size([5, 1])
+    """
+
+    loss_name = LOG_JOINT
+
+    def __init__(
+        self,
+        model: Model,
+        *args: Any,
+        steps: int = 10,
+        hot_until: float = 0.5,
+        strength: float = 0.25,
+        step_size: float = 0.05,
+        adjusted: bool = True,
+        restart: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(Program.read(model, *args, **kwargs))
+        check_steps(steps, step_size)
+        check_share("hot_until", hot_until)
+        if not strength > 0:
+            raise ValueError(f"strength: expected a positive number, got {strength}")
+        self.steps, self.hot_until, self.strength = steps, hot_until, strength
+        self.adjusted, self.restart = adjusted, restart
+        self.hot = hot_until > 0
+        self.chains = new_chains(self.program, step_size)
+
+    def schedule(self, progress: float) -> None:
+        """Hot steps before ``hot_until``, adjusted ones from there on."""
+        self.hot = progress < self.hot_until
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """The guide: latent sites at the ends of their chains."""
+        refuse_particles()
+        program = self.program.rebind(*args, **kwargs)
+        refuse_coupling(program)
+        z = self.chains.run(
+            program.log_density,
+            self.steps,
+            index=elements(program),
+            start=self._start(program),
+            hot=self.strength if self.hot else None,
+            adjusted=self.adjusted,
+            keep=self.training,
+        )
+        program.say(z if program.common else z[0])
+
+    def _start(self, program: Program) -> Tensor | None:
+        """Where to start: the stored chains, or a prior draw for those not visited before."""
+        at = elements(program)
+        visited = self.chains.visited[at]
+        if not self.restart and bool(visited.all()):
+            return None
+        stored: Tensor = self.chains.position[at]
+        fresh = program.prior_draws(1).reshape(stored.shape)
+        return fresh if self.restart else torch.where(visited.unsqueeze(-1), stored, fresh)
+
+    def statistics(self) -> dict[str, float]:
+        """Acceptance of the last adjusted visit and the mean step size."""
+        return chain_statistics(self.chains)
+
+    def posterior(self, series: Series, draws: int = 64, **options: Any) -> Draws:
+        """Draws for new sequences, annealed from the prior; see `inference.posterior.anneal`."""
+        return anneal(self.program, series, draws, **options)
