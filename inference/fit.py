@@ -1,0 +1,225 @@
+"""fit: any model, any guide, one function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import pyro
+from pyro.infer import Trace_ELBO
+from pyro.infer.elbo import ELBO
+from torch import nn
+from tqdm.auto import tqdm
+
+from pyro_lebm.series import Series
+
+from .history import History
+from .registration import check_names
+from .settings import Settings
+from .snapshot import restore
+from .training import Training
+from .training_file import TrainingFile, resume_from
+from .validation import EarlyStop
+
+
+def fit(
+    model: nn.Module,
+    guide: nn.Module,
+    series: Series,
+    *,
+    max_steps: int | None = None,
+    max_seconds: float | None = None,
+    batch_size: int = 100,
+    learning_rate: float = 3e-3,
+    learning_rates: Mapping[str, float] | None = None,
+    final_rate: float = 0.1,
+    clip_norm: float | None = None,
+    kl_warmup: float = 0.0,
+    energy_from: float = 0.0,
+    elbo: ELBO | None = None,
+    validation: tuple[Series, Series] | None = None,
+    validate_every: int = 100,
+    validation_draws: int = 20,
+    patience: int = 10,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float | None = 60.0,
+    resume: bool = False,
+    snapshot_every: int = 25,
+    energy_limit: float = 100.0,
+    max_rollbacks: int = 5,
+    progress: bool = True,
+    seed: int | None = None,
+) -> History:
+    r"""Train `model` with `guide` on `series` by stochastic variational inference.
+
+    Each step is `pyro.infer.SVI.step` on a minibatch, whatever the guide: an encoder makes it
+    amortised variational inference, a guide that samples the posterior makes it maximum likelihood
+    by MCMC, :math:`\nabla\log p(x) = \mathbb E_{p(z|x)}[\nabla\log p(x, z)]`, and the loss is then
+    an unnormalised log joint and labelled so (`history.loss_name`). Schedules follow the *progress*
+    of the run, the larger of `step / max_steps` and `seconds / max_seconds`.
+
+    Both modules are trained in place and left in evaluation mode. Pyro's global parameter store is
+    neither read nor written, so that two fits never meet there.
+
+    Args:
+        model: a Pyro program, called with a minibatch; its parameters are its own attributes.
+            Optional: `refresh(series)`, called at the start of each epoch; submodules with
+            `learning` (energy priors) and `statistics()`.
+        guide: the guide, called likewise. Optional: `loss_name`, `schedule(progress)`,
+            `statistics()`, `posterior(series, draws)`.
+        series: the data.
+        max_steps: stop after so many steps. At least one of this and `max_seconds` is needed.
+        max_seconds: stop after so many seconds. The numbers then depend on the machine's speed.
+        batch_size: sequences a step; each epoch visits every sequence once, in random order.
+        learning_rate: Adam's, for parameters that no prefix below matches.
+        learning_rates: rates by prefix of the parameter's name, such as `{"prior.": 5e-5}`; the
+            longest prefix wins. An energy wants far less than the rest.
+        final_rate: learning rates fall along a cosine to this fraction.
+        clip_norm: the largest norm of the gradient of the loss per sequence, for each prefix of
+            `learning_rates` apart; None: no clipping.
+        kl_warmup: fraction of the run over which the log-probabilities of latent sites, in model
+            and guide, are scaled up from near 0 to 1. Only for guides whose loss is an ELBO.
+        energy_from: fraction of the run before which energy priors are held fixed.
+        elbo: the loss; None: `pyro.infer.Trace_ELBO()`.
+        validation: `(given, target)`, the same sequences with fewer and with more points observed.
+            What `given` hides is scored by the mean log predictive density under draws of
+            `guide.posterior(given, ...)`; at the end the modules hold the state that scored best.
+        validate_every: steps between scores.
+        validation_draws: posterior draws a score.
+        patience: scores without a new best after which to stop.
+        checkpoint: file to keep the run in; written beside and renamed into place.
+        checkpoint_every: steps between writing it; None: only by time and at the end.
+        checkpoint_seconds: seconds between writing it; None: only by steps and at the end.
+        resume: go on from `checkpoint` if that file exists; start anew if it does not. With one
+            number of threads a run bounded by `max_steps` then gives the very numbers of a run that
+            was never interrupted. A larger `max_steps` is allowed; the schedules then follow the
+            new total from there on.
+        snapshot_every: steps between the states in memory that a rollback returns to.
+        energy_limit: largest difference between the mean energies of posterior and prior draws.
+        max_rollbacks: how often a non-finite loss, gradient or parameter, or a runaway energy may
+            send the run back to its last good state, at half the learning rate (the energy's alone
+            if the energy ran away), before it fails.
+        progress: whether to show a progress bar.
+        seed: seeds torch, numpy and random; None: go on with their present states.
+
+    Returns:
+        The history, one row a step.
+
+    Raises:
+        TypeError: a model or guide that is no module; a guide without `posterior` for `validation`.
+        ValueError: a setting out of range; a prefix that matches no parameter; a parameter that is
+            never registered with Pyro, belongs to no module, or shares its name with another.
+        CheckpointError: `resume` with a file that is damaged or of another model, guide, data set
+            or other settings.
+        RuntimeError: training failed more than `max_rollbacks` times.
+        KeyboardInterrupt: passed on, after model, guide and checkpoint were put to the last good
+            state in memory.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from pyro.nn import PyroModule
+        >>> class Level(PyroModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.level = nn.Parameter(torch.zeros(()))
+        ...
+        ...     def forward(self, series):
+        ...         with pyro.plate("sequences", series.total, subsample=series.index):
+        ...             x = dist.Normal(self.level, 1.0).expand(series.values.shape[1:]).to_event(2)
+        ...             pyro.sample("x", x, obs=series.values)
+        >>> class Nothing(PyroModule):
+        ...     def forward(self, series): ...
+        >>> model = Level()
+        >>> series = Series(torch.arange(2.0), torch.full((8, 2, 1), 3.0))
+        >>> history = fit(model, Nothing(), series, max_steps=300, learning_rate=0.05)
+        >>> round(model.level.item(), 1)
+        3.0
+    """
+    settings = Settings(
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        learning_rates=dict(learning_rates or {}),
+        final_rate=final_rate,
+        clip_norm=clip_norm,
+        kl_warmup=kl_warmup,
+        energy_from=energy_from,
+        validate_every=validate_every,
+        validation_draws=validation_draws,
+        patience=patience,
+        snapshot_every=snapshot_every,
+        energy_limit=energy_limit,
+        max_rollbacks=max_rollbacks,
+    )
+    _check(model, guide, settings)
+    file = TrainingFile(
+        checkpoint, steps=checkpoint_every, seconds=checkpoint_seconds, resume=resume
+    )
+    saved = file.read()
+    if seed is not None:
+        pyro.set_rng_seed(seed)
+    if elbo is None:
+        elbo = Trace_ELBO()
+    early_stop = None
+    if validation is not None:
+        early_stop = EarlyStop(model, guide, *validation, draws=validation_draws, patience=patience)
+    with pyro.get_param_store().scope():
+        run = Training(model, guide, series, settings, elbo, early_stop)
+        with run.modes():
+            run.prepare()
+            if saved is not None:
+                resume_from(saved, run)
+            _loop(run, file, progress)
+            if early_stop is not None and early_stop.best is not None:
+                restore(run.both, early_stop.best["modules"])
+    return run.history
+
+
+def _check(model: nn.Module, guide: nn.Module, settings: Settings) -> None:
+    for name, module in (("model", model), ("guide", guide)):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
+    loss_name = getattr(guide, "loss_name", "negative ELBO")
+    if settings.kl_warmup > 0 and loss_name != "negative ELBO":
+        raise ValueError(
+            f"kl_warmup: expected 0 with a guide whose loss is the {loss_name}: it draws from the "
+            "posterior itself and there is no KL term to scale"
+        )
+    refine_from = getattr(guide, "refine_from", 1.0)
+    if settings.kl_warmup > refine_from:
+        raise ValueError(
+            f"kl_warmup: expected at most the guide's refine_from, {refine_from}, from which on it "
+            f"draws from the posterior itself; got {settings.kl_warmup}"
+        )
+    check_names(model, guide)
+
+
+def _loop(run: Training, file: TrainingFile, progress: bool) -> None:
+    bar = tqdm(total=run.settings.max_steps, initial=run.step, disable=not progress, unit="step")
+    first = run.step
+    try:
+        while not run.done:
+            run.advance()
+            run.validate()
+            if file.due(run.step):
+                file.write(run)
+            bar.update(run.step - bar.n)
+            bar.set_postfix(_shown(run.history), refresh=False)
+        if run.step > first:
+            file.write(run)
+    except BaseException as error:
+        # Mid-step nothing is consistent: what stays, in memory and on disk, is the last good state.
+        run.load_state(run.guard.last)
+        if isinstance(error, KeyboardInterrupt):
+            file.write(run)
+        raise
+    finally:
+        bar.close()
+
+
+def _shown(history: History) -> dict[str, str]:
+    last = history.last
+    names = ("loss", "acceptance", "rollbacks")
+    return {n: f"{last[n]:.4g}" for n in names if n in last and (n != "rollbacks" or last[n])}

@@ -1,0 +1,72 @@
+"""Fitting the energy of a prior alone, the rest of the model held fixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_lebm.prior import EnergyPrior
+from pyro_lebm.series import Series
+
+from .fit import fit
+from .history import History
+
+
+def fit_prior(prior: EnergyPrior, draws: Tensor, **options: Any) -> History:
+    r"""Learn an energy from posterior draws, as empirical Bayes with a fixed generator.
+
+    .. math:: \max_\theta \; \mathrm{E}_{x}\,\mathrm{E}_{p(z \mid x)} [\log p_\theta(z)]
+
+    An iteration costs a few evaluations of the energy and no trajectory, so the prior can be made
+    to fit the aggregated posterior long after the generator has converged (the second of the two
+    stages of Cui, Wu & Han 2023, arXiv 2306.06323). What is fitted is a prior for *these* draws: if
+    they are few or biased, so is the prior.
+
+    Args:
+        prior: the prior of a trained model, changed in place.
+        draws: unconstrained draws ``(n, dim)`` of the training sequences' posteriors.
+        options: for `fit`; at least ``max_steps`` or ``max_seconds``.
+
+    Returns:
+        the history; its loss is the negative unnormalised log density of the draws.
+
+    Raises:
+        ValueError: for draws of another shape or that are not finite.
+
+    Example:
+        >>> from pyro_lebm.energy import MLPEnergy
+        >>> prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=64)
+        >>> history = fit_prior(prior, 0.5 * torch.randn(200, 2), max_steps=5, progress=False)
+        >>> len(history)
+        5
+    """
+    dim = prior.base().event_shape.numel()
+    if draws.ndim != 2 or draws.shape[1] != dim or len(draws) < 1:
+        raise ValueError(f"draws: expected shape (n, {dim}), got {tuple(draws.shape)}")
+    # A sequence of one time point whose features are the latent's coordinates.
+    series = Series(draws.new_zeros(1), draws.detach()[:, None, :])
+    return fit(_PriorAlone(prior), _NoLatents(), series, **options)
+
+
+class _PriorAlone(PyroModule):
+    """The program z ~ prior, observed."""
+
+    def __init__(self, prior: EnergyPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, series: Series) -> None:
+        with pyro.plate("sequences", series.total, subsample=series.index):
+            pyro.sample("z", self.prior(), obs=series.values[:, 0])
+
+
+class _NoLatents(PyroModule):
+    """The guide of a program without latent sites."""
+
+    loss_name = "negative unnormalised log density"
+
+    def forward(self, series: Series) -> None: ...

@@ -1,0 +1,98 @@
+"""The settings of a training run: checked once, stored with every checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pyro_lebm.checkpoint import CheckpointError
+
+# What may change when a run is resumed: they end or guard a run, they are no part of its numbers.
+_FREE = frozenset({"max_steps", "max_seconds", "max_rollbacks"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `fit` was asked for; see there for the meaning of each.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    batch_size: int = 100
+    learning_rate: float = 3e-3
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    final_rate: float = 0.1
+    clip_norm: float | None = None
+    kl_warmup: float = 0.0
+    energy_from: float = 0.0
+    validate_every: int = 100
+    validation_draws: int = 20
+    patience: int = 10
+    snapshot_every: int = 25
+    energy_limit: float = 100.0
+    max_rollbacks: int = 5
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_seconds is None:
+            raise ValueError("max_steps, max_seconds: expected at least one of them, got neither")
+        for name in ("max_steps", "batch_size", "validate_every", "validation_draws", "patience"):
+            self._check_count(name)
+        for name in ("snapshot_every", "max_rollbacks"):
+            self._check_count(name, least=0 if name == "max_rollbacks" else 1)
+        for name in ("max_seconds", "learning_rate", "clip_norm", "energy_limit"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name}: expected a positive number, got {value}")
+        for prefix, rate in self.learning_rates.items():
+            if not (rate >= 0 and math.isfinite(rate)):
+                raise ValueError(
+                    f"learning_rates[{prefix!r}]: expected a number of at least 0, got {rate}"
+                )
+        for name in ("final_rate", "kl_warmup", "energy_from"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a fraction in [0, 1], got {value}")
+
+    def _check_count(self, name: str, least: int = 1) -> None:
+        value = getattr(self, name)
+        if value is not None and (int(value) != value or value < least):
+            raise ValueError(f"{name}: expected a whole number of at least {least}, got {value}")
+
+    def progress(self, step: int, seconds: float) -> float:
+        """How much of the run is done, in [0, 1]: the larger of the fractions of steps and time."""
+        done = [0.0]
+        if self.max_steps is not None:
+            done.append(step / self.max_steps)
+        if self.max_seconds is not None:
+            done.append(seconds / self.max_seconds)
+        return min(1.0, max(done))
+
+    def rate_factor(self, progress: float) -> float:
+        """The schedule of the learning rates: a cosine from 1 down to `final_rate`."""
+        return self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+    def to_state(self) -> dict[str, Any]:
+        """The settings that the numbers of a run depend on, as plain data."""
+        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _FREE}
+        return {**state, "learning_rates": dict(self.learning_rates)}
+
+
+def check_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise if a checkpoint was written under other settings or data.
+
+    Raises:
+        CheckpointError: names each that differs.
+    """
+    names = [*expected, *(name for name in found if name not in expected)]
+    changed = [
+        f"{name} was {found.get(name)!r}, now {expected.get(name)!r}"
+        for name in names
+        if found.get(name) != expected.get(name)
+    ]
+    if changed:
+        raise CheckpointError("resume: the checkpoint is of another run: " + "; ".join(changed))

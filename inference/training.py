@@ -1,0 +1,251 @@
+"""The loop behind `fit`: one object that knows where a run is and can be put anywhere else."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import SVI
+from pyro.infer.elbo import ELBO
+from torch import Tensor, nn
+
+from pyro_lebm.series import Series
+
+from .guard import Fault, Guard
+from .history import History
+from .optimiser import Optimiser
+from .registration import register
+from .settings import Settings
+from .snapshot import is_finite, restore, rng_state, set_rng_state, take, undone
+from .validation import EarlyStop
+from .warmup import Warm
+
+# What a state that has gone wrong may raise before it shows in the loss.
+_FAULTS = (ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+
+
+class Training:
+    """A run of SVI: programs, optimiser, minibatches, random numbers, history, guard.
+
+    Lives inside a fresh parameter store; `fit` sees to that.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        series: Series,
+        settings: Settings,
+        elbo: ELBO,
+        early_stop: EarlyStop | None = None,
+    ) -> None:
+        self.settings, self.series, self.early_stop = settings, series, early_stop
+        self.model, self.guide = model, guide
+        self.both = nn.ModuleDict({"model": model, "guide": guide})
+        self.device = series.values.device
+        self.priors = {n: m for n, m in model.named_modules() if hasattr(m, "learning")}
+        self.step, self.epoch = 0, -1
+        self.set_clock(0.0)
+        self.order = torch.empty(0, dtype=torch.long)
+        self.position = 0
+        self.history = History(getattr(guide, "loss_name", "negative ELBO"))
+        self.guard = Guard(settings.energy_limit, settings.max_rollbacks)
+        self.programs = Warm(model), Warm(guide)
+        self.elbo = elbo
+        self.optimiser = self._optimiser()
+        self.svi = SVI(*self.programs, self.optimiser, elbo)
+
+    def _optimiser(self) -> Optimiser:
+        s = self.settings
+        energies = [p for prior in self.priors.values() for p in prior.parameters()]
+        return Optimiser(
+            s.learning_rate,
+            s.learning_rates,
+            # Losses sum over the data set: the bound is meant for the loss of one sequence.
+            clip_norm=None if s.clip_norm is None else s.clip_norm * self.series.total,
+            frozen=[p for p in self.both.parameters() if not p.requires_grad],
+            energies=energies,
+        )
+
+    def prepare(self) -> None:
+        """Run the programs once, with Pyro's checks on; see that every parameter is registered."""
+        for p in self.both.parameters():
+            p.data = p.data.contiguous()  # of any other Pyro's store would keep a copy
+        first = self._cut(torch.arange(len(self.series)))
+        learns = self.settings.energy_from < 1
+        held = [] if learns else [p for m in self.priors.values() for p in m.parameters()]
+        self._set_learning(learns)
+
+        def run() -> None:
+            self._schedule(0.0)
+            with torch.no_grad():
+                self.elbo.loss(self.model, self.guide, first)  # type: ignore[attr-defined]
+
+        def check() -> None:
+            self.optimiser.check_prefixes(register(self.both, run, held))
+
+        undone(self.both, check, self.device)
+        if not any(p.requires_grad for p in self.both.parameters()):
+            raise ValueError("model, guide: expected parameters to train, got none")
+        self.guard.keep(self.state())
+
+    def _set_learning(self, learning: bool) -> None:
+        for prior in self.priors.values():
+            prior.learning = learning
+
+    def _schedule(self, progress: float) -> None:
+        schedule = getattr(self.guide, "schedule", None)
+        if callable(schedule):
+            schedule(progress)
+
+    # --- where the run is ---
+
+    @property
+    def seconds(self) -> float:
+        """Time of training so far, that of the runs resumed included."""
+        return self._spent + time.perf_counter() - self._started
+
+    def set_clock(self, seconds: float) -> None:
+        """Let `seconds` be the time of training so far."""
+        self._spent, self._started = seconds, time.perf_counter()
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, in [0, 1]."""
+        return self.settings.progress(self.step, self.seconds)
+
+    @property
+    def done(self) -> bool:
+        """Whether steps, time or patience have run out."""
+        return self.progress >= 1 or (self.early_stop is not None and self.early_stop.over)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        return {
+            "modules": take(self.both),
+            "optimiser": self.optimiser.get_state(),
+            "rng": rng_state(self.device),
+            "order": self.order.clone(),
+            "position": self.position,
+            "step": self.step,
+            "epoch": self.epoch,
+            "rows": len(self.history),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go where `state` says."""
+        restore(self.both, state["modules"])
+        self.optimiser.set_state(state["optimiser"])
+        set_rng_state(state["rng"], self.device)
+        self.order, self.position = state["order"].clone(), state["position"]
+        self.step, self.epoch = state["step"], state["epoch"]
+        self.history.truncate(state["rows"])
+
+    # --- steps ---
+
+    def advance(self) -> None:
+        """One step of SVI; a step that cannot stand is undone and taken again.
+
+        Raises:
+            RuntimeError: too many rollbacks.
+        """
+        while (fault := self._attempt()) is not None:
+            # Other random numbers than before: the fault may have been one unlucky draw.
+            rng = rng_state(self.device)
+            self.load_state(self.guard.roll_back(fault, self.step + 1, rng))
+
+    def _attempt(self) -> Fault | None:
+        try:
+            batch = self._batch()
+            rate = self._set_progress()
+            # `prepare` ran with Pyro's checks on; from here on a NaN is the guard's to see.
+            with pyro.validation_enabled(False):
+                loss = float(self.svi.step(batch))
+        except _FAULTS as error:
+            return Fault(str(error))
+        statistics = self._statistics()
+        fault = self.guard.check(loss, statistics)
+        due = (self.step + 1) % self.settings.snapshot_every == 0
+        if fault is None and due and not is_finite(take(self.both)):
+            fault = Fault("a parameter or a chain is not finite")
+        if fault is not None:
+            return fault
+        self.step += 1
+        row = {"step": self.step, "epoch": self.epoch, "seconds": self.seconds, "loss": loss}
+        row |= {"learning_rate": rate, "rollbacks": self.guard.rollbacks}
+        self.history.append(row | statistics)
+        if due and self.guard.calm(statistics):
+            self.guard.keep(self.state())
+        return None
+
+    def _batch(self) -> Series:
+        if self.position >= len(self.order):
+            # A full batch stays in order: Pyro's plates take full size to mean that.
+            full = self.settings.batch_size >= len(self.series)
+            self.order = (torch.arange if full else torch.randperm)(len(self.series))
+            self.position = 0
+            self.epoch += 1
+            refresh = getattr(self.model, "refresh", None)
+            if callable(refresh):
+                refresh(self.series)
+        batch = self._cut(self.order[self.position :])
+        self.position += len(batch)
+        return batch
+
+    def _cut(self, order: Tensor) -> Series:
+        return self.series.batch(order[: self.settings.batch_size].to(self.device))
+
+    def _set_progress(self) -> float:
+        """Put everything that follows a schedule where it belongs; the base learning rate."""
+        progress = self.progress
+        self._schedule(progress)
+        self._set_learning(progress >= self.settings.energy_from)
+        warm = self.settings.kl_warmup
+        for program in self.programs:
+            program.scale = 1.0 if progress >= warm else max(progress / warm, 1e-3)
+        self.optimiser.factor = self.settings.rate_factor(progress) * self.guard.factor
+        self.optimiser.energy_factor = self.guard.energy_factor
+        return self.settings.learning_rate * self.optimiser.factor
+
+    def _statistics(self) -> dict[str, float]:
+        report = getattr(self.guide, "statistics", None)
+        found: dict[str, float] = dict(report()) if callable(report) else {}
+        for name, prior in self.priors.items():
+            report = getattr(prior, "statistics", None)
+            if prior.learning and callable(report):  # what a held prior reports is from earlier
+                prefix = f"{name}." if len(self.priors) > 1 else ""
+                found |= {prefix + key: value for key, value in report().items()}
+        return found
+
+    def validate(self) -> None:
+        """Score the held-out points, if it is time to."""
+        if self.early_stop is not None and self.step % self.settings.validate_every == 0:
+            score = self.early_stop.score()
+            self.history.amend("validation", score)
+            self.early_stop.record(score, self.state())
+
+    # --- a run's beginning and end ---
+
+    @contextmanager
+    def modes(self) -> Iterator[None]:
+        """Training mode inside; evaluation mode, and the priors' own `learning`, afterwards."""
+        learning = {name: prior.learning for name, prior in self.priors.items()}
+        frozen = [p for p in self.both.parameters() if not p.requires_grad]
+        self.both.train()
+        self.set_clock(0.0)
+        try:
+            with warnings.catch_warnings():
+                # Pyro warns of what is frozen on purpose.
+                warnings.filterwarnings("ignore", message=".*because requires_grad=False")
+                yield
+        finally:
+            self.both.eval()
+            for name, prior in self.priors.items():
+                prior.learning = learning[name]
+            for p in frozen:
+                p.requires_grad_(False)  # Pyro's store undid it
