@@ -182,7 +182,7 @@ def _check(model: nn.Module, guide: nn.Module, settings: Settings) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
     loss_name = getattr(guide, "loss_name", "negative ELBO")
-    if settings.kl_warmup > 0 and loss_name != "negative ELBO":
+    if settings.kl_warmup > 0 and not loss_name.startswith("negative ELBO"):
         raise ValueError(
             f"kl_warmup: expected 0 with a guide whose loss is the {loss_name}: it draws from the "
             "posterior itself and there is no KL term to scale"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
-import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -38,6 +37,7 @@ def fit_prior(prior: EnergyPrior, draws: Tensor, **options: Any) -> History:
         ValueError: for draws of another shape or that are not finite.
 
     Example:
+        >>> import torch
         >>> from pyro_lebm.energy import MLPEnergy
         >>> prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=64)
         >>> history = fit_prior(prior, 0.5 * torch.randn(200, 2), max_steps=5, progress=False)

@@ -13,7 +13,16 @@ from pyro_lebm.series import Series
 
 from .draws import Draws
 from .encoder_guide import EncoderGuide
-from .guide import Guide, chain_statistics, check_share, check_steps, new_chains, refuse_particles
+from .guide import (
+    ELBO,
+    LOG_JOINT,
+    Guide,
+    chain_statistics,
+    check_share,
+    check_steps,
+    new_chains,
+    refuse_particles,
+)
 from .posterior import anneal
 
 
@@ -37,12 +46,18 @@ class RefinedGuide(Guide):
 
     Example:
         >>> import torch
-        >>> from pyro_lebm.models import LatentODE
+        >>> def model(series):
+        ...     with pyro.plate("sequences", series.total, subsample=series.index):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         x = dist.Normal(z[:, None, None], 1.0).expand(series.values.shape)
+        ...         pyro.sample("x", x.to_event(2), obs=series.values)
         >>> series = Series(torch.linspace(0, 1, 5), torch.zeros(4, 5, 1))
-        >>> guide = RefinedGuide(EncoderGuide(LatentODE(2, 1), series), steps=2)
-        >>> guide.posterior(series, draws=8)["z0"].shape
-        torch.Size([1, 8, 4, 2])
+        >>> guide = RefinedGuide(EncoderGuide(model, series), steps=2)
+        >>> guide.posterior(series, draws=8)["z"].shape
+        torch.Size([1, 8, 4])
     """
+
+    loss_name = f"{ELBO} (after refine_from: {LOG_JOINT} + encoder's {ELBO})"
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -74,7 +75,7 @@ class MLP(Layers):
     def forward(self, x: Tensor) -> Tensor:
         """The network, in slices where the input is large and on a CPU."""
         rows = max(1, SLICE // self.widest)
-        if x.is_cuda or x.shape[:-1].numel() <= 2 * rows:
+        if x.is_cuda or math.prod(x.shape[:-1]) <= 2 * rows:
             return self._whole(x)
         parts = [self._whole(part) for part in x.reshape(-1, x.shape[-1]).split(rows)]
         return torch.cat(parts).view(*x.shape[:-1], -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,9 +94,10 @@ def read_state(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
         zipped = file.read(2) == b"PK"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # torch.load raises whatever the bytes lead it to
+        # A zip cut short makes torch seek before its start: an OSError (EINVAL) like any damage.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         what = "truncated or damaged" if zipped else "foreign: not a pyro_lebm file"
         raise CheckpointError(f"path: {path} is {what}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -25,7 +25,7 @@ GUIDES = {
 LOSSES = {
     "langevin": "negative unnormalised log joint",
     "encoder": "negative ELBO",
-    "refined": "negative ELBO",
+    "refined": RefinedGuide.loss_name,
 }
 
 

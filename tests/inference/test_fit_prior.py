@@ -1,0 +1,70 @@
+"""An energy fitted to posterior draws alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_lebm import EnergyPrior, MLPEnergy
+from pyro_lebm.inference import fit_prior
+
+
+def two_modes(n: int) -> Tensor:
+    """Points around (-1.5, 0) and (1.5, 0), sd .3, with weights .2 and .8."""
+    centre = torch.where(torch.rand(n, 1) < 0.8, 1.5, -1.5) * torch.tensor([1.0, 0.0])
+    return centre + 0.3 * torch.randn(n, 2)
+
+
+def fitted(refresh: int) -> tuple[EnergyPrior, Tensor]:
+    torch.manual_seed(0)
+    draws = two_modes(2000)
+    prior = EnergyPrior(MLPEnergy(2, (32, 32)), base=2, num_chains=256, refresh=refresh)
+    history = fit_prior(
+        prior, draws, max_steps=300, batch_size=500, learning_rate=1e-2, progress=False, seed=0
+    )
+    assert history.loss_name == "negative unnormalised log density"
+    return prior, draws
+
+
+def test_masses_and_spread_of_two_modes_are_learned_from_draws() -> None:
+    prior, draws = fitted(refresh=3)
+    found = prior().sample((2000,))
+    # Masses: two binomial samples of 2000 give a standard error of .013, annealing about as much
+    # again; with .08 the false-alarm rate is below 1e-5.
+    assert (found[:, 0] > 0).float().mean() == pytest.approx(
+        float((draws[:, 0] > 0).float().mean()), abs=0.08
+    )
+    # The Gaussian base has sd 1: an energy that learned nothing gives 1 here.
+    right = found[found[:, 0] > 0]
+    assert float(right[:, 1].std()) == pytest.approx(0.3, abs=0.06)
+
+
+def test_refreshed_chains_restart_from_annealed_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=8, refresh=2)
+    calls = []
+
+    def annealed(distribution: object, n: int) -> Tensor:
+        calls.append(n)
+        return torch.full((n, 2), 0.5)
+
+    monkeypatch.setattr("pyro_lebm.prior.annealed_draws", annealed)
+    prior.train()
+    for _ in range(4):
+        prior._new_negatives()
+    assert calls == [8, 8]
+    prior.eval()  # evaluation neither counts nor restarts
+    prior._new_negatives()
+    assert int(prior.visits) == 4
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (0, 2)])
+def test_draws_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=8)
+    with pytest.raises(ValueError, match=r"draws: expected shape \(n, 2\)"):
+        fit_prior(prior, torch.zeros(shape), max_steps=1)
+
+
+def test_a_negative_refresh_is_refused() -> None:
+    with pytest.raises(ValueError, match="refresh: expected 0 or more"):
+        EnergyPrior(MLPEnergy(2), base=2, refresh=-1)
