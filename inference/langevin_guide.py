@@ -46,7 +46,8 @@ class LangevinGuide(Guide):
         strength: how hot, the drift of one step in units of the latent space.
         step_size: start of the adjusted steps' adaptation, the noise's standard deviation.
         adjusted: False keeps to unadjusted steps of ``step_size`` throughout, when not hot.
-        restart: start every visit from the prior instead of the stored chain (short runs).
+        restart: start every visit from the prior, or the base of an energy prior, instead of the
+            stored chain (short runs).
 
     Raises:
         ValueError: for fewer than one step, a step size <= 0, a share outside [0, 1]; when called:
@@ -112,13 +113,13 @@ class LangevinGuide(Guide):
         program.say(z if program.common else z[0])
 
     def _start(self, program: Program) -> Tensor | None:
-        """Where to start: the stored chains, or a prior draw for those not visited before."""
+        """Where to start: the stored chains, or a draw of the base for those not visited before."""
         at = elements(program)
         visited = self.chains.visited[at]
         if not self.restart and bool(visited.all()):
             return None
         stored: Tensor = self.chains.position[at]
-        fresh = program.prior_draws(1).reshape(stored.shape)
+        fresh = program.draw.reshape(stored.shape)  # an energy prior's base, N(0, I) mostly
         return fresh if self.restart else torch.where(visited.unsqueeze(-1), stored, fresh)
 
     def statistics(self) -> dict[str, float]:

@@ -178,7 +178,7 @@ def test_a_global_site_makes_one_element_of_all(restart: bool) -> None:
         moved = (guide.chains.position != before).flatten()
         assert bool(moved.all() or not moved.any())  # accepted or rejected as one
         if step >= 20:
-            draws.append(guide.chains.position[0, 0])
+            draws.append(guide.chains.position[0, 0].clone())
     if not restart:  # mu given x: precision 1 + 3/2; 100 effective draws at least, five errors
         assert torch.stack(draws).mean() == pytest.approx(6.0 / 2.5, abs=5 * 0.063)
 
