@@ -19,7 +19,7 @@ class Draws:
         samples: site name -> constrained values, shape ``(chains, draws, N, *event)``.
         stats: name -> a number per draw, shape ``(chains, draws)`` or ``(chains, draws, N)``,
             for example ``acceptance_rate`` or ``lp`` (an unnormalised log joint, in nats).
-        method: how they were drawn, in words ("annealed SMC from the encoder").
+        method: how they were drawn, in words ("annealed SMC from the prior").
 
     Raises:
         TypeError: if a value is not a tensor, or ``method`` not a string.

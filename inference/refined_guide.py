@@ -112,14 +112,15 @@ class RefinedGuide(Guide):
         series: Series,
         draws: int = 64,
         *,
-        start: Literal["encoder", "prior"] = "encoder",
+        start: Literal["prior", "encoder"] = "prior",
         **options: Any,
     ) -> Draws:
         """Draws for new sequences by `inference.posterior.anneal`.
 
-        From the encoder few particles suffice, but a mode that the inflated encoder does not cover
-        is missed, and an encoder trained by the ELBO may sit on one of several. Start from the
-        prior where the posterior may have several modes.
+        From the prior, modes get their right weights whatever the encoder learned. From the
+        encoder, a mode that its inflated Gaussian does not cover is missed, and an encoder trained
+        by the ELBO may sit on one of several: choose it where the posterior has one mode and the
+        prior is too far away to be annealed from.
 
         Raises:
             ValueError: for another start than these two, and as `anneal` does.

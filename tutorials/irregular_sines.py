@@ -150,8 +150,8 @@ langevin_history = fit(pure, langevin, train, max_steps=size(60, 4), **late, **o
 
 # %% [markdown]
 # For sequences that training never saw, `guide.posterior` anneals a population of draws to the
-# posterior by sequential Monte Carlo (SMC): from the encoder where there is one, else from the
-# prior. An `EncoderGuide` alone is taken at its word. Trainings differ in length, so the table
+# posterior by sequential Monte Carlo (SMC) from the prior, so that modes get their right weights.
+# An `EncoderGuide` alone is taken at its word. Trainings differ in length, so the table
 # shows that all of it runs, not what is best: for that, see `benchmarks/irregular_sines.py`. Nor
 # do losses compare: that of a guide which draws from the posterior bounds nothing.
 
@@ -263,7 +263,7 @@ print("log Z = {:.3f}, standard error {:.3f}".format(*model.prior.estimate_log_z
 # likelihood would have the two clouds agree; where they do not, learning has not finished.
 
 # %%
-visited = guide.posterior(train[torch.arange(size(200, 20))], draws=2).flat("z0")[0]
+visited = guide.draw(train.batch(torch.arange(size(200, 20))))
 show(plots.plot_energy(model.prior().log_prob, z, visited), "5_energy")
 
 # %% [markdown]

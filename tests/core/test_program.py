@@ -237,6 +237,8 @@ def test_a_minibatch_said_as_a_guide_weighs_as_in_pyro() -> None:
     def guide(*args: Any) -> None:
         part.say(z)
 
+    said = poutine.trace(guide).get_trace()
+    assert torch.equal(said.nodes["rows"]["value"], index)
     loss = Trace_ELBO().loss(sequences, guide, X[index], index, 4)
     log_density = part.log_density(z) - z[..., 2]  # in constrained terms, without the Jacobian
     assert math.isclose(loss, -2.0 * float(log_density.sum()), rel_tol=1e-4)

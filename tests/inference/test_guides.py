@@ -179,10 +179,11 @@ def test_a_view_hides_from_the_encoder_in_training_alone() -> None:
     series = rotations.swings(3, hidden=0.0)
     encoder = Counting()
     guide = EncoderGuide(rotations.rotating(), series, encoder, view=lambda s: s.hide(keep=2))
-    for program in (guide, RefinedGuide(guide, refine_from=0.0, steps=1)):
+    refined = RefinedGuide(guide, refine_from=0.0, steps=1)
+    for program, options in ((guide, {}), (refined, {"start": "encoder"})):
         program(series)
         assert encoder.seen == 6
-        program.posterior(series, draws=2)
+        program.posterior(series, draws=2, **options)
         assert encoder.seen == 18
 
 
