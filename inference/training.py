@@ -10,6 +10,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from pyro_lebm.series import Series
 from .guard import Fault, Guard
 from .history import History
 from .optimiser import Optimiser
-from .registration import register
+from .registration import RefuseUnnormalised, register
 from .settings import Settings
 from .snapshot import is_finite, restore, rng_state, set_rng_state, take, undone
 from .validation import EarlyStop
@@ -84,6 +85,8 @@ class Training:
         def run() -> None:
             self._schedule(0.0)
             with torch.no_grad():
+                with poutine.block(), RefuseUnnormalised():
+                    self.guide(first)
                 self.elbo.loss(self.model, self.guide, first)  # type: ignore[attr-defined]
 
         def check() -> None:

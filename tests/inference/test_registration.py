@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.inference.fit import fit
 from pyro_lebm.series import Series
 from small_programs import QUIET, Encoder, Linear, changed, data, weights
@@ -96,3 +98,16 @@ def test_nothing_to_train_is_refused() -> None:
     guide.requires_grad_(False)
     with pytest.raises(ValueError, match="expected parameters to train, got none"):
         fit(model, guide, data(), max_steps=1, **QUIET)
+
+
+def test_an_unnormalised_site_in_a_guide_is_refused() -> None:
+    class Energetic(Encoder):
+        def forward(self, series: Series) -> None:
+            energy = EnergyBased(
+                lambda z: z.square().sum(-1), dist.Normal(torch.zeros(2), 1.0).to_event(1)
+            )
+            with pyro.plate("sequences", series.total, subsample=series.index):
+                pyro.sample("z", energy.mask(True))
+
+    with pytest.raises(ValueError, match=r"guide: expected normalised densities, .* site 'z'"):
+        fit(Linear(), Energetic(), data(), max_steps=1, **QUIET)
