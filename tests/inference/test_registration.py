@@ -107,7 +107,7 @@ def test_an_unnormalised_site_in_a_guide_is_refused() -> None:
                 lambda z: z.square().sum(-1), dist.Normal(torch.zeros(2), 1.0).to_event(1)
             )
             with pyro.plate("sequences", series.total, subsample=series.index):
-                pyro.sample("z", energy.mask(True))
+                pyro.sample("z", energy.mask(True))  # type: ignore[no-untyped-call]
 
     with pytest.raises(ValueError, match=r"guide: expected normalised densities, .* site 'z'"):
         fit(Linear(), Energetic(), data(), max_steps=1, **QUIET)
