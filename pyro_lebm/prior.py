@@ -183,7 +183,8 @@ class EnergyPrior(PyroModule):
 
     def _sample(self, distribution: EnergyBased, n: int) -> Tensor:
         if self.sampler == "annealed":
-            return annealed_draws(distribution, n)
+            # many particles: the masses of the modes in one population scatter with their number
+            return annealed_draws(distribution, n, particles=2048)
         if self.sampler == "short_run":
             return self.short_run(n)
         # n distinct chains where there are enough
