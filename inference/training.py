@@ -10,7 +10,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
@@ -85,9 +84,8 @@ class Training:
         def run() -> None:
             self._schedule(0.0)
             with torch.no_grad():
-                with poutine.block(), RefuseUnnormalised():
-                    self.guide(first)
-                self.elbo.loss(self.model, self.guide, first)  # type: ignore[attr-defined]
+                guide = RefuseUnnormalised()(self.guide)
+                self.elbo.loss(self.model, guide, first)  # type: ignore[attr-defined]
 
         def check() -> None:
             self.optimiser.check_prefixes(register(self.both, run, held))
