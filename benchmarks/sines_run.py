@@ -181,8 +181,8 @@ TRAININGS: dict[str, Callable[[Run, Data], Trained]] = {
 }
 
 
-# Twenty particles annealed from the prior missed the one mode of a few sequences; the encoder is
-# the better start where it covers the posterior, as it does here. Both refined rows get it.
+# Annealed from the prior with twenty particles both rows had far larger errors in some trainings
+# (lost modes, it seems); the encoder is the better start where it covers the posterior.
 STARTS: dict[str, dict[str, Any]] = {
     "latent_ode_refined": {"start": "encoder"},
     "ode_lebm_refined": {"start": "encoder"},
