@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -16,7 +17,7 @@ SCALE_FLOOR = 1e-3
 LOG_RATE_LIMIT = 20.0
 
 
-class Emission(nn.Module):
+class Emission(nn.Module, ABC):
     """Base: a network ``(..., T, L) -> (..., T, D)``, read as the parameters of a distribution.
 
     Args:
@@ -41,13 +42,13 @@ class Emission(nn.Module):
         check_sizes(latent=latent, observed=observed)
         self.network = MLP(latent, observed, hidden, activation)
 
+    @abstractmethod
     def forward(self, path: Tensor) -> TorchDistribution:
         """The distribution of x, batch shape ``(..., T, D)``, event shape ``()``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean(self, path: Tensor) -> Tensor:
         """E[x | path], ``(..., T, D)``."""
-        raise NotImplementedError
 
 
 class GaussianEmission(Emission):

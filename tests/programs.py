@@ -154,3 +154,16 @@ class Bayesian(PyroModule):
 
 
 MODELS["a_sampled_module"] = Bayesian()
+
+
+ROWS = torch.linspace(-2.0, 2.0, 24).reshape(4, 6)
+
+
+def sequences(x: Tensor, index: Tensor | None = None, total: int | None = None) -> None:
+    """Rows of x are the elements; each has two latent sites, one of them constrained."""
+    rows = pyro.plate("rows", total or len(x), subsample=index, dim=-1)
+    with rows:
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
+        loc = z.sum(-1, keepdim=True)
+        pyro.sample("x", dist.Normal(loc, s.unsqueeze(-1)).expand(x.shape).to_event(1), obs=x)

@@ -11,20 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from programs import ROWS, sequences
 from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.program import Program
-
-X = torch.linspace(-2.0, 2.0, 24).reshape(4, 6)
-
-
-def sequences(x: Tensor, index: Tensor | None = None, total: int | None = None) -> None:
-    """Rows of x are the elements; each has two latent sites, one of them constrained."""
-    rows = pyro.plate("rows", total or len(x), subsample=index, dim=-1)
-    with rows:
-        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-        s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
-        loc = z.sum(-1, keepdim=True)
-        pyro.sample("x", dist.Normal(loc, s.unsqueeze(-1)).expand(x.shape).to_event(1), obs=x)
 
 
 def spread(values: Tensor, mean: float, sd: float) -> bool:
@@ -35,7 +24,7 @@ def spread(values: Tensor, mean: float, sd: float) -> bool:
 
 
 def test_prior_draws_have_the_programs_distribution() -> None:
-    program = Program.read(sequences, X)
+    program = Program.read(sequences, ROWS)
     z = program.prior_draws(1000)
     assert z.shape == (1000, 4, 3)
     assert spread(z, 0.0, 1.0)  # all three coordinates are standard normal, unconstrained
@@ -76,7 +65,7 @@ def test_draws_at_once_run_the_program_only_twice() -> None:
 
     def program() -> None:
         runs.append(1)
-        sequences(X)
+        sequences(ROWS)
 
     read = Program.read(program)
     runs.clear()

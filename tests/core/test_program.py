@@ -12,24 +12,13 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
+from programs import ROWS, sequences
 from pyro_lebm.program import Program
 from pyro_lebm.reading import Plate
 from untyped import optim, poutine
 
-X = torch.linspace(-2.0, 2.0, 24).reshape(4, 6)
 
-
-def sequences(x: Tensor, index: Tensor | None = None, total: int | None = None) -> None:
-    """Rows of x are the elements; each has two latent sites, one of them constrained."""
-    rows = pyro.plate("rows", total or len(x), subsample=index, dim=-1)
-    with rows:
-        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-        s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
-        loc = z.sum(-1, keepdim=True)
-        pyro.sample("x", dist.Normal(loc, s.unsqueeze(-1)).expand(x.shape).to_event(1), obs=x)
-
-
-def grid(x: Tensor = X) -> None:
+def grid(x: Tensor = ROWS) -> None:
     """Two plates common to all, a third inside, sites that sit in their dimensions differently."""
     a, b = pyro.plate("a", 4, dim=-3), pyro.plate("b", 6, dim=-1)
     with a, b:
@@ -57,7 +46,7 @@ def test_elements_are_the_plates_that_all_sites_share() -> None:
         ("a", "b", "inner"),
     ] or all(set(s.plates) >= {"a", "b"} for s in program.sites)
     (i, j) = program.index
-    assert torch.equal(X[i, j], X)
+    assert torch.equal(ROWS[i, j], ROWS)
 
 
 def test_a_site_outside_leaves_one_element() -> None:
@@ -83,7 +72,7 @@ def test_a_deterministic_outside_does_not() -> None:
     assert Program.read(program).elements == (5,)
 
 
-@pytest.mark.parametrize("fn", [grid, lambda: sequences(X)])
+@pytest.mark.parametrize("fn", [grid, lambda: sequences(ROWS)])
 def test_packing_and_unpacking_are_inverse(fn: Any) -> None:
     program = Program.read(fn)
     trace = poutine.trace(fn).get_trace()
@@ -110,7 +99,7 @@ def test_the_density_of_an_element_hangs_on_that_element_alone() -> None:
 
 
 def test_parts_are_prior_and_likelihood() -> None:
-    program = Program.read(sequences, X)
+    program = Program.read(sequences, ROWS)
     z = torch.randn(7, 4, 3)
     prior, likelihood = program.log_parts(z)
     assert prior.shape == likelihood.shape == (7, 4)
@@ -118,7 +107,7 @@ def test_parts_are_prior_and_likelihood() -> None:
     # LogNormal and Jacobian together: a standard normal in log s
     expected = dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
     assert torch.allclose(prior, expected, atol=1e-5)
-    seen = dist.Normal(u.sum(-1, keepdim=True), s.unsqueeze(-1)).log_prob(X).sum(-1)
+    seen = dist.Normal(u.sum(-1, keepdim=True), s.unsqueeze(-1)).log_prob(ROWS).sum(-1)
     assert torch.allclose(likelihood, seen, rtol=1e-4, atol=1e-4)
     assert torch.equal(program.log_density(z), prior + likelihood)
 
@@ -127,9 +116,9 @@ def test_parts_are_prior_and_likelihood() -> None:
 
 
 def test_rebinding_takes_a_minibatch_and_leaves_its_scale_out() -> None:
-    whole = Program.read(sequences, X)
+    whole = Program.read(sequences, ROWS)
     index = torch.tensor([3, 1])
-    part = whole.rebind(X[index], index, total=4)
+    part = whole.rebind(ROWS[index], index, total=4)
     assert part.elements == (2,) and part.full == (4,)
     assert torch.equal(part.index[0], index)
     assert part.plates["rows"] == Plate("rows", -1, 2, 4, part.plates["rows"].index)
@@ -137,7 +126,7 @@ def test_rebinding_takes_a_minibatch_and_leaves_its_scale_out() -> None:
     for a, b in zip(whole.log_parts(z), part.log_parts(z[:, index]), strict=True):
         assert torch.allclose(a[:, index], b, atol=1e-5)
     assert whole.elements == (4,)  # the one it came from is untouched
-    again = part.rebind(X)
+    again = part.rebind(ROWS)
     assert torch.allclose(again.log_density(z), whole.log_density(z))
 
 
@@ -146,9 +135,9 @@ def test_the_programs_own_scale_counts_in_a_minibatch_too() -> None:
         with poutine.scale(scale=0.25):
             sequences(x, index, 4)
 
-    plain, program = Program.read(sequences, X), Program.read(scaled, X)
+    plain, program = Program.read(sequences, ROWS), Program.read(scaled, ROWS)
     index, z = torch.tensor([0, 2]), torch.randn(4, 3)
-    part = program.rebind(X[index], index)
+    part = program.rebind(ROWS[index], index)
     jacobian = z[..., 2]  # Pyro's scale leaves the Jacobian alone
     expected = 0.25 * (plain.log_density(z) - jacobian) + jacobian
     assert torch.allclose(program.log_density(z), expected, rtol=1e-4, atol=1e-4)
@@ -159,11 +148,11 @@ def test_a_random_minibatch_is_read_once_and_kept() -> None:
     def program() -> None:
         with pyro.plate("n", 24, subsample_size=5) as index:
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=X.flatten()[index])
+            pyro.sample("x", dist.Normal(z, 1.0), obs=ROWS.flatten()[index])
 
     read = Program.read(program)
     z = torch.randn(2, 5)[..., None]
-    x = X.flatten()[read.index[0]]
+    x = ROWS.flatten()[read.index[0]]
     expected = dist.Normal(0.0, 1.0).log_prob(z[..., 0]) + dist.Normal(z[..., 0], 1.0).log_prob(x)
     for _ in range(2):
         assert torch.allclose(read.log_density(z), expected, atol=1e-5)
@@ -177,10 +166,10 @@ def test_rebinding_sees_plates_after_the_last_latent_site() -> None:
             with pyro.plate("columns", x.shape[1], subsample_size=2, dim=-1) as index:
                 pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, index])
 
-    read = Program.read(program, X)
+    read = Program.read(program, ROWS)
     seen = set()
     for _ in range(8):
-        part = read.rebind(X)
+        part = read.rebind(ROWS)
         seen.add(tuple(part.plates["columns"].index.tolist()))
     assert len(seen) > 1
     wide = read.rebind(torch.zeros(4, 30))
@@ -231,7 +220,7 @@ def _transformed(program: Program, z: Tensor) -> tuple[dict[str, Tensor], Tensor
 
 def test_a_minibatch_said_as_a_guide_weighs_as_in_pyro() -> None:
     index = torch.tensor([0, 3])
-    part = Program.read(sequences, X[index], index, 4)
+    part = Program.read(sequences, ROWS[index], index, 4)
     z = torch.randn(2, 3)
 
     def guide(*args: Any) -> None:
@@ -239,7 +228,7 @@ def test_a_minibatch_said_as_a_guide_weighs_as_in_pyro() -> None:
 
     said = poutine.trace(guide).get_trace()
     assert torch.equal(said.nodes["rows"]["value"], index)
-    loss = Trace_ELBO().loss(sequences, guide, X[index], index, 4)
+    loss = Trace_ELBO().loss(sequences, guide, ROWS[index], index, 4)
     log_density = part.log_density(z) - z[..., 2]  # in constrained terms, without the Jacobian
     assert math.isclose(loss, -2.0 * float(log_density.sum()), rel_tol=1e-4)
 
