@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -82,6 +83,7 @@ def annealed_smc(
     final_moves: int = 5,
     keep: float = 0.6,
     max_temperatures: int = 100,
+    narrow: Callable[[Tensor], Path] | None = None,
 ) -> Population:
     r"""Carry draws of a start density to a target along :math:`p_0^{1-\lambda} p_1^{\lambda}`.
 
@@ -98,6 +100,9 @@ def annealed_smc(
         final_moves: further steps at the target.
         keep: share of effective particles a rung may cost, between 0 and 1.
         max_temperatures: rungs after which the target is reached in one jump, with a warning.
+        narrow: indices ``(M,)`` into the flattened problems to the path of these alone, on
+            positions ``(particles, M, dim)``: problems that have arrived then cost no more while
+            the slow ones climb on.
 
     Raises:
         ValueError: for fewer than two particles, ``keep`` outside (0, 1), no temperature, or a path
@@ -137,21 +142,20 @@ def annealed_smc(
             return log_start, log_target
 
         run = _Annealing(flat_path, start.detach().reshape(-1, size, start.shape[-1]), keep)
-        for rung in range(1, max_temperatures + 1):
-            run.climb(last=rung == max_temperatures)
-            for _ in range(moves):
-                run.move()
-            if bool((run.temperature >= 1).all()):
-                break
+        which = torch.arange(size, device=start.device)
+        rungs = run.anneal(moves, max_temperatures, which, narrow)
         acceptance = torch.stack([run.move() for _ in range(max(final_moves, 1))]).mean(0)
         return Population(
             run.cloud.position.reshape(start.shape),
             run.cloud.target.reshape(start.shape[:-1]),
             run.log_evidence.reshape(problems),
-            rung,
+            rungs,
             acceptance.reshape(problems),
             run.survivors().reshape(problems),
         )
+
+
+_PER_PROBLEM = ("temperature", "log_evidence", "step_size", "scale")
 
 
 class _Annealing:
@@ -167,6 +171,42 @@ class _Annealing:
         self.ancestor = torch.arange(particles, device=start.device)[:, None].repeat(1, problems)
         self._precondition()
 
+    def anneal(
+        self, moves: int, rungs: int, which: Tensor, narrow: Callable[[Tensor], Path] | None
+    ) -> int:
+        """Climb to the target; the rungs it took. Goes on with the slow half alone if it can."""
+        for rung in range(1, rungs + 1):
+            self.climb(last=rung == rungs)
+            for _ in range(moves):
+                self.move()
+            left = (self.temperature < 1).nonzero().squeeze(-1)
+            if len(left) == 0:
+                break
+            if narrow is not None and 2 * len(left) <= len(which):
+                slow = self._part(left, narrow(which[left]))
+                rung += slow.anneal(moves, rungs - rung, which[left], narrow)
+                self._restore(slow, left)
+                break
+        return rung
+
+    def _part(self, problems: Tensor, path: Path) -> _Annealing:
+        part = copy(self)
+        part.path = path
+        part.cloud = _Cloud(*(x[:, problems] for x in self.cloud))
+        part.ancestor = self.ancestor[:, problems]
+        for name in _PER_PROBLEM:
+            setattr(part, name, getattr(self, name)[problems])
+        return part
+
+    def _restore(self, part: _Annealing, problems: Tensor) -> None:
+        self.cloud = _Cloud(
+            *(x.index_copy(1, problems, y) for x, y in zip(self.cloud, part.cloud, strict=True))
+        )
+        self.ancestor = self.ancestor.index_copy(1, problems, part.ancestor)
+        for name in _PER_PROBLEM:
+            whole = getattr(self, name).index_copy(0, problems, getattr(part, name))
+            setattr(self, name, whole)
+
     def climb(self, *, last: bool) -> None:
         """Raise the temperatures, weigh and resample."""
         gain = self.cloud.target - self.cloud.start
@@ -178,7 +218,7 @@ class _Annealing:
                 "annealed_smc: the target was not reached within max_temperatures; the last jump "
                 "was made at once and its weights may be poor",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
             delta = room
         # delta 0 at a gain of -inf is NaN: a problem that has arrived keeps equal weights

@@ -48,6 +48,39 @@ def test_two_unequal_modes_get_their_weights() -> None:
     assert cloud.acceptance.shape == cloud.survivors.shape == cloud.log_evidence.shape == (runs,)
 
 
+def test_problems_that_have_arrived_cost_no_more() -> None:
+    far = torch.tensor([[0.0, 12.0, 0.1], [0.2, 0.3, 6.0]])  # problems (2, 3); two are slow
+    asked: list[list[int]] = []
+    evaluated = 0
+
+    def path(mean: Tensor) -> Path:
+        def ends(z: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal evaluated
+            evaluated += z.shape[1:-1].numel()
+            return normal(z), normal(z, mean.unsqueeze(-1), 0.5)
+
+        return ends
+
+    def narrow(problems: Tensor) -> Path:
+        asked.append(problems.tolist())
+        return path(far.flatten()[problems])
+
+    start = torch.randn(400, 2, 3, 2)
+    whole = annealed_smc(path(far), start)
+    without, evaluated = evaluated, 0
+    cloud = annealed_smc(path(far), start, narrow=narrow)
+    assert asked == [[1, 5], [1]], asked
+    assert evaluated < 0.5 * without
+    assert cloud.temperatures > 5
+    # the same populations up to the randomness of their moves; 100 effective particles, five errors
+    for found in (whole, cloud):
+        mean = found.position.mean(0)
+        assert (mean - far.unsqueeze(-1)).abs().max() < 5 * 0.5 / math.sqrt(100)
+        assert torch.allclose(found.log_evidence, torch.full((2, 3), math.log(0.25)), atol=1.0)
+        assert torch.allclose(found.log_target, normal(found.position, far.unsqueeze(-1), 0.5))
+        assert found.survivors[0, 1] < found.survivors[0, 0]
+
+
 def test_evidence_is_unbiased_against_the_closed_form() -> None:
     runs = 60
     start_log_z = math.log(9.0) + LOG_2PI  # 2-d, standard deviation 3
