@@ -16,7 +16,7 @@ from torch.distributions import Distribution, register_kl
 
 from .dependence import announce, leaves, refuse_dependence, refuse_hidden, refuse_unregistered
 from .frozen import frozen
-from .smc import annealed_smc
+from .smc import Population, annealed_smc
 
 Energy = Callable[[Tensor], Tensor]
 Sampler = Callable[["EnergyBased", int], Tensor]
@@ -219,7 +219,14 @@ def annealed_draws(distribution: EnergyBased, n: int, *, particles: int = 512) -
     The base's support must be unconstrained. At least ``particles`` are used however few are asked
     for, and a random ``n`` of them returned.
     """
-    base, event = distribution.base, distribution.event_shape
+    cloud = annealed(distribution, max(n, particles)).position
+    chosen = torch.randperm(len(cloud), device=cloud.device)[:n]
+    return cloud[chosen].reshape((n, *distribution.event_shape))
+
+
+def annealed(distribution: EnergyBased, particles: int) -> Population:
+    """A population carried from the base to the density; its ``log_evidence`` estimates log Z."""
+    base = distribution.base
     if not is_real(base.support):
         raise ValueError(
             "base: annealed sampling expects an unconstrained support (transform the base), "
@@ -227,14 +234,12 @@ def annealed_draws(distribution: EnergyBased, n: int, *, particles: int = 512) -
         )
 
     def path(z: Tensor) -> tuple[Tensor, Tensor]:
-        value = z.reshape(z.shape[:-1] + event)
+        value = z.reshape(z.shape[:-1] + distribution.event_shape)
         log_base = base.log_prob(value)
         return log_base, log_base - distribution.energy_at(value)
 
-    size = max(n, particles)
-    start = base.sample(torch.Size((size,))).reshape(size, -1)
-    cloud = annealed_smc(path, start).position
-    return cloud[torch.randperm(size, device=cloud.device)[:n]].reshape((n, *event))
+    start = base.sample(torch.Size((particles,)))
+    return annealed_smc(path, start.reshape(particles, -1))
 
 
 def is_real(support: Any) -> bool:

@@ -16,8 +16,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from .distribution import annealed
 from .frozen import frozen
-from .reading import MANY, Plate, Reading, Site, reading
+from .reading import MANY, Plate, Reading, Site, reading, tilted
 
 Model = Callable[..., Any]
 
@@ -187,6 +188,19 @@ class Program:
         """Log joint density per element, ``(*leading, *elements)``; see `log_parts`."""
         prior, likelihood = self.log_parts(z)
         return prior + likelihood
+
+    def log_z(self, particles: int = 2048) -> Tensor:
+        """What `log_parts` lacks per element to be normalised: log Z of the energies, by annealing.
+
+        A site that is masked in part, or scaled, counts as if it were not.
+        """
+        total = torch.zeros(())
+        for fn in self._run(self.values).latent.values():
+            energy_based = tilted(fn)
+            if energy_based is not None and energy_based.log_z is None:
+                copies = energy_based.batch_shape.numel() / max(self.elements.numel(), 1)
+                total = total + copies * annealed(energy_based, particles).log_evidence
+        return total
 
     def _score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         score = _Score(self, dict(self._unconstrained_values(z)))

@@ -89,7 +89,7 @@ class Reading(Messenger):
         frames = [f for f in msg["cond_indep_stack"] if f.name != MANY]
         self._note(frames)
         self.around[name] = tuple(f.name for f in frames if f.vectorized)
-        if self.waiting is None and _is_tilted(msg["fn"]):
+        if self.waiting is None and tilted(msg["fn"]):
             msg["fn"].log_prob(msg["value"])  # refuses an energy that hangs on another site
         if msg["is_observed"]:
             return
@@ -133,10 +133,11 @@ class Reading(Messenger):
         return Site(name, transform, fn.event_dim, fn.batch_shape, event, self.around[name])
 
 
-def _is_tilted(fn: Any) -> bool:
+def tilted(fn: Any) -> EnergyBased | None:
+    """The energy-based distribution that a site's distribution wraps, if it is one."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    return isinstance(fn, EnergyBased)
+    return fn if isinstance(fn, EnergyBased) else None
 
 
 def _moving(bound: Any) -> bool:
