@@ -181,14 +181,6 @@ TRAININGS: dict[str, Callable[[Run, Data], Trained]] = {
 }
 
 
-# Annealed from the prior with twenty particles both rows had far larger errors in some trainings
-# (lost modes, it seems); the encoder is the better start where it covers the posterior.
-STARTS: dict[str, dict[str, Any]] = {
-    "latent_ode_refined": {"start": "encoder"},
-    "ode_lebm_refined": {"start": "encoder"},
-}
-
-
 # Measuring
 
 
@@ -207,7 +199,7 @@ def measure(run: Run, folder: Path) -> dict[str, dict[str, float]]:
     rows = {}
     for name, guide in guides.items():
         begin = time.perf_counter()
-        draws = guide.posterior(data.given, draws=run.draws, **STARTS.get(name, {}))
+        draws = guide.posterior(data.given, draws=run.draws)
         seconds = time.perf_counter() - begin
         rows[name] = {**accuracy(model, draws, data, folder / name), **shared}
         rows[name]["inference_seconds"] = seconds

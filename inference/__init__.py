@@ -11,7 +11,7 @@ from .fit_prior import fit_prior
 from .guide import Guide
 from .history import History
 from .langevin_guide import LangevinGuide
-from .posterior import anneal, best_draw, chains
+from .posterior import anneal, anneal_twice, best_draw, chains
 from .predict import log_likelihood, log_score, posterior_predict, prior_draws
 from .refined_guide import RefinedGuide
 
@@ -26,6 +26,7 @@ __all__ = [
     "PointEstimate",
     "RefinedGuide",
     "anneal",
+    "anneal_twice",
     "best_draw",
     "chains",
     "fit",

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_lebm.langevin import adapt, check_step_size, evaluate, mala_step
 from pyro_lebm.program import Program
 from pyro_lebm.series import Series
-from pyro_lebm.smc import annealed_smc
+from pyro_lebm.smc import Path, annealed_smc
 
 from .draws import Draws, PointEstimate
 
@@ -26,7 +26,7 @@ def anneal(
     *,
     runs: int = 1,
     encode: Encode | None = None,
-    inflation: float = 1.5,
+    inflation: float = 5.0,
     batch_size: int = 100,
     **options: Any,
 ) -> Draws:
@@ -50,8 +50,8 @@ def anneal(
 
     Returns:
         draws ``(runs, draws, N, ...)`` with, in ``stats``, ``lp`` (unnormalised log joint),
-        ``log_evidence`` (an estimate of :math:`\log p(x)`; from the encoder it lacks an energy
-        prior's log Z), ``survivors`` and ``acceptance_rate``.
+        ``log_evidence`` (an estimate of :math:`\log p(x)`), ``survivors`` and
+        ``acceptance_rate``.
 
     Raises:
         ValueError: for fewer than two draws, one run or one sequence a batch, an inflation that is
@@ -65,9 +65,11 @@ def anneal(
     if not inflation > 0:
         raise ValueError(f"inflation: expected a positive number, got {inflation}")
     check_plates(program)
+    # a path that starts at the prior leaves its constant out by itself
+    log_z = None if encode is None else program.rebind(series).log_z()
     parts = []
     for rows in torch.arange(len(series), device=series.values.device).split(batch_size):
-        parts.append(_anneal(program, series[rows], draws, runs, encode, inflation, options))
+        parts.append(_anneal(program, series[rows], draws, runs, encode, inflation, log_z, options))
     return parts[0] if len(parts) == 1 else Draws.concat(parts)
 
 
@@ -78,35 +80,94 @@ def _anneal(
     runs: int,
     encode: Encode | None,
     inflation: float,
+    log_z: Tensor | None,
     options: dict[str, Any],
 ) -> Draws:
+    n, many = len(series), draws * runs
     here = program.rebind(series)
     if encode is None:
-        start = here.prior_draws(draws * runs)
+        q, start = None, here.prior_draws(many)
     else:
         with torch.no_grad():
             q = encode(series)
             q = dist.Normal(q.loc, q.scale * inflation)
-            start = q.sample(torch.Size((draws * runs,)))
+            start = q.sample(torch.Size((many,)))
 
-    def path(z: Tensor) -> tuple[Tensor, Tensor]:
-        prior, likelihood = here.log_parts(z)
-        first = prior if encode is None else q.log_prob(z).sum(-1)
-        return first, prior + likelihood
+    def path(which: Tensor) -> Path:
+        """That of some of the ``runs * n`` problems."""
+        rows = which % n
+        part = program.rebind(series[rows])
+        first = None if q is None else dist.Normal(q.loc[rows], q.scale[rows])
 
-    shape = (draws, runs, len(series), here.dim)
-    population = annealed_smc(path, start.reshape(shape), **options)
-    # (draws, runs, ...) to (chains, draws, ...)
-    samples = here.unpack(population.position.transpose(0, 1))
-    per_run = {
-        "log_evidence": population.log_evidence,
+        def ends(z: Tensor) -> tuple[Tensor, Tensor]:
+            prior, likelihood = part.log_parts(z)
+            return prior if first is None else first.log_prob(z).sum(-1), prior + likelihood
+
+        return ends
+
+    problems = torch.arange(runs * n, device=start.device)
+    start = start.reshape(draws, runs * n, here.dim)
+    population = annealed_smc(path(problems), start, narrow=path, **options)
+
+    def by_run(value: Tensor) -> Tensor:
+        """``(draws, runs * n, ...)`` to ``(runs, draws, n, ...)``."""
+        return value.reshape((draws, runs, n, *value.shape[2:])).transpose(0, 1)
+
+    evidence = population.log_evidence
+    per_problem = {
+        "log_evidence": evidence if log_z is None else evidence - log_z,
         "survivors": population.survivors,
         "acceptance_rate": population.acceptance,
     }
-    stats = {name: value.unsqueeze(1).expand(runs, draws, -1) for name, value in per_run.items()}
-    stats["lp"] = population.log_target.transpose(0, 1)
+    stats = {name: by_run(value.expand(draws, -1)) for name, value in per_problem.items()}
+    stats["lp"] = by_run(population.log_target)
+    samples = here.unpack(by_run(population.position))
     origin = "prior" if encode is None else "encoder"
     return Draws(samples, stats, method=f"annealed SMC from the {origin}")
+
+
+def anneal_twice(
+    program: Program,
+    series: Series,
+    draws: int = 64,
+    *,
+    encode: Encode,
+    margin: float = 1.0,
+    **options: Any,
+) -> Draws:
+    r"""Anneal from the prior and, independently, from the encoder; keep what lost no mode.
+
+    An estimate :math:`\hat Z` of the evidence :math:`p(x)` by annealing has the right mean, so
+    that it seldom exceeds it by much (:math:`P(\hat Z > k\,p(x)) \le 1/k`), but a population that
+    lost a mode on its way falls short of it. The prior's population, which covers every mode, is
+    kept unless the encoder's shows that it lost more than half of the posterior: where
+    :math:`\log \hat Z` from the encoder exceeds that from the prior by more than ``margin``.
+
+    Args:
+        program, series, draws, options: as for `anneal`; each start has ``draws`` particles a run.
+        encode: the encoder's Gaussian.
+        margin: in nats, above the scatter of a good population's log evidence.
+
+    Returns:
+        as `anneal`, with ``from_encoder`` (0 or 1, per run and sequence) in ``stats``.
+
+    Raises:
+        ValueError: for a negative margin, and as `anneal` does.
+    """
+    if not margin >= 0:
+        raise ValueError(f"margin: expected 0 or more nats, got {margin}")
+    prior = anneal(program, series, draws, **options)
+    encoder = anneal(program, series, draws, encode=encode, **options)
+    # NaN compares as False: without an evidence of its own the encoder's population is not taken
+    taken = encoder.stats["log_evidence"] > prior.stats["log_evidence"] + margin
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(taken.reshape(taken.shape + (1,) * (a.ndim - 3)), b, a)
+
+    samples = {name: pick(prior[name], encoder[name]) for name in prior.sites}
+    stats = {name: pick(value, encoder.stats[name]) for name, value in prior.stats.items()}
+    stats["from_encoder"] = taken.to(stats["lp"])
+    return Draws(samples, stats, method="annealed SMC from the prior, or the encoder by evidence")
 
 
 def chains(

@@ -23,7 +23,7 @@ from .guide import (
     new_chains,
     refuse_particles,
 )
-from .posterior import anneal
+from .posterior import anneal, anneal_twice
 
 
 class RefinedGuide(Guide):
@@ -112,20 +112,22 @@ class RefinedGuide(Guide):
         series: Series,
         draws: int = 64,
         *,
-        start: Literal["prior", "encoder"] = "prior",
+        start: Literal["both", "prior", "encoder"] = "both",
         **options: Any,
     ) -> Draws:
-        """Draws for new sequences by `inference.posterior.anneal`.
+        """Draws for new sequences by `inference.posterior.anneal_twice`, or from one start alone.
 
-        From the prior, modes get their right weights whatever the encoder learned. From the
-        encoder, a mode that its inflated Gaussian does not cover is missed, and an encoder trained
-        by the ELBO may sit on one of several: choose it where the posterior has one mode and the
-        prior is too far away to be annealed from.
+        From the prior, every mode is covered whatever the encoder learned, but few particles may
+        lose one on a long way. From the encoder, the way is short, but a mode that its inflated
+        Gaussian does not cover is missed. Both, the default, costs their sum, and each sequence
+        keeps the population that lost less.
 
         Raises:
-            ValueError: for another start than these two, and as `anneal` does.
+            ValueError: for another start than these three, and as `anneal` does.
         """
+        if start == "both":
+            return anneal_twice(self.program, series, draws, encode=self.guide.encode, **options)
         if start not in ("encoder", "prior"):
-            raise ValueError(f"start: expected 'encoder' or 'prior', got {start!r}")
+            raise ValueError(f"start: expected 'both', 'encoder' or 'prior', got {start!r}")
         encode = self.guide.encode if start == "encoder" else None
         return anneal(self.program, series, draws, encode=encode, **options)

@@ -15,19 +15,23 @@ SIGMA, SHIFT = 0.3, 0.3
 
 
 class Shifted(nn.Module):
-    """z ~ N(SHIFT, 1)."""
+    """z ~ N(shift, 1)."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = shift
 
     def forward(self) -> dist.TorchDistribution:
-        normal: dist.TorchDistribution = dist.Normal(torch.full((1,), SHIFT), 1.0).to_event(1)
+        normal: dist.TorchDistribution = dist.Normal(torch.full((1,), self.shift), 1.0).to_event(1)
         return normal
 
 
 class Slope(nn.Module):
-    """E(z) = -SHIFT z turns N(0, 1) into N(SHIFT, 1)."""
+    """E(z) = -shift z turns N(0, 1) into N(shift, 1); log Z = shift^2 / 2."""
 
-    def __init__(self) -> None:
+    def __init__(self, shift: float) -> None:
         super().__init__()
-        self.slope = nn.Parameter(torch.tensor(SHIFT))
+        self.slope = nn.Parameter(torch.tensor(shift))
 
     def forward(self, z: Tensor) -> Tensor:
         return -self.slope * z[..., 0]
@@ -36,9 +40,10 @@ class Slope(nn.Module):
 class Squares(PyroModule):
     """Both signs of z explain x; the prior prefers one."""
 
-    def __init__(self, energy: bool = False) -> None:
+    def __init__(self, energy: bool = False, shift: float = SHIFT) -> None:
         super().__init__()
-        self.prior: nn.Module = EnergyPrior(Slope(), 1, num_chains=64) if energy else Shifted()
+        tilted = EnergyPrior(Slope(shift), 1, num_chains=64)
+        self.prior: nn.Module = tilted if energy else Shifted(shift)
 
     def forward(self, series: Series) -> None:
         prior = self.prior
@@ -56,10 +61,22 @@ def squares(n: int = 6) -> Series:
     return Series(torch.arange(2.0), z**2 + SIGMA * torch.randn(n, 2, 1, generator=generator))
 
 
+def quadrature(series: Series, shift: float) -> tuple[Tensor, Tensor]:
+    """A grid of z and the log joint density there, (N, grid)."""
+    z = torch.linspace(-8, 8, 16001, dtype=torch.float64)
+    prior, x = dist.Normal(z.new_tensor(shift), 1.0), dist.Normal(z**2, SIGMA)
+    return z, prior.log_prob(z) + x.log_prob(series.values.double()).sum(1)
+
+
 def positive(series: Series) -> Tensor:
-    """Exact p(z > 0 | x), (N,), by quadrature."""
-    z = torch.linspace(-6, 6, 6001, dtype=torch.float64)
-    density = -0.5 * (z - SHIFT) ** 2
-    residual = (series.values.double() - z**2) / SIGMA  # (N, T, grid)
-    weight: Tensor = (density - 0.5 * residual.square().sum(1)).softmax(-1)
+    """Exact p(z > 0 | x), (N,)."""
+    z, log_joint = quadrature(series, SHIFT)
+    weight: Tensor = log_joint.softmax(-1)
     return weight[:, z > 0].sum(-1)
+
+
+def evidence(series: Series, shift: float) -> Tensor:
+    """Exact log p(x), (N,)."""
+    z, log_joint = quadrature(series, shift)
+    found: Tensor = log_joint.logsumexp(-1) + (z[1] - z[0]).log()
+    return found

@@ -275,5 +275,5 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     guide = EncoderGuide(Scalars(), scalars(4))
     with pytest.raises(ValueError, match=message):
         RefinedGuide(guide, **options)
-    with pytest.raises(ValueError, match="start: expected 'encoder' or 'prior', got 'noise'"):
+    with pytest.raises(ValueError, match=r"start: expected 'both', .* or 'prior', got 'noise'"):
         RefinedGuide(guide).posterior(scalars(4), start="noise")
