@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
 from pyro_lebm.program import Program
@@ -30,9 +31,14 @@ class RefinedGuide(Guide):
     r"""The encoder proposes, Langevin refines.
 
     Before ``refine_from`` this is the `EncoderGuide`, trained by the ELBO. From there on the model
-    learns from draws that Metropolis-adjusted steps have moved from the encoder's
-    :math:`z \sim q(z \mid x)` towards the posterior, as under a `LangevinGuide`, and the encoder
-    goes on learning by its own loss, the negative ELBO with the model held fixed:
+    learns from a chain per training sequence, as under a `LangevinGuide`. It starts at the
+    encoder's :math:`z \sim q(z \mid x)`; each later visit offers it another such draw by an
+    independence Metropolis step, accepted with probability
+
+    .. math:: \min\{1, p(x, z')\, q(z \mid x) \,/\, (p(x, z)\, q(z' \mid x))\},
+
+    and takes Metropolis-adjusted Langevin steps. The encoder goes on learning by its own loss, the
+    negative ELBO with the model held fixed:
 
     .. math:: \ell_q = \mathrm{E}_q[\log q(z \mid x) - \log p(x, z)].
 
@@ -40,7 +46,7 @@ class RefinedGuide(Guide):
 
     Args:
         guide: the encoder guide, whose model this is too.
-        steps: adjusted steps of a refinement.
+        steps: adjusted steps of a visit.
         refine_from: progress of the training at which refinement begins.
         step_size: start of the steps' adaptation, per sequence.
 
@@ -92,10 +98,21 @@ class RefinedGuide(Guide):
             program.log_density,
             self.steps,
             index=program.index,
-            start=proposal.detach(),
+            start=self._start(program, q, proposal.detach()),
             keep=self.training,
         )
         program.say(z)
+
+    @torch.no_grad()
+    def _start(self, program: Program, q: dist.Normal, proposal: Tensor) -> Tensor:
+        """The proposal, or the stored chain where a Metropolis step would stay there."""
+        visited = self.chains.visited[program.index]
+        if not bool(visited.any()):
+            return proposal
+        both = torch.stack([self.chains.position[program.index], proposal])
+        stored, proposed = program.log_density(both) - q.log_prob(both).sum(-1)
+        jump = torch.rand_like(stored).log() < proposed - stored
+        return torch.where((jump | ~visited).unsqueeze(-1), proposal, both[0])
 
     def _encoder_loss(self, program: Program, q: dist.Normal, proposal: Tensor) -> None:
         loss = q.log_prob(proposal).sum(-1) - program.log_density(proposal)

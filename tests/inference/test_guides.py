@@ -245,6 +245,26 @@ def test_refinement_moves_draws_to_the_posterior_and_keeps_step_sizes_by_sequenc
     assert not any("chains" in name for name in guide.state_dict())
 
 
+def test_a_stored_draw_gives_way_to_the_encoders_by_a_metropolis_step() -> None:
+    series, model = scalars(400), Scalars(0.5, 1.5)
+    mean, sd = known.posterior(series, 0.5, 1.5)
+    # No Langevin steps worth the name: the encoder alone, off and too wide, must get it right.
+    encoder = EncoderGuide(model, series, Linear(slope=0.3, raw=2.0))
+    guide = RefinedGuide(encoder, steps=1, refine_from=0.0, step_size=1e-9)
+    batch = series.batch(torch.arange(300))
+    for _ in range(60):
+        guide(batch)
+    stored = guide.chains.position.clone()
+    guide(batch)
+    moved = (guide.chains.position - stored).abs()[:300, 0] > 1e-3
+    assert 0.05 < moved.double().mean() < 0.95
+    z = (guide.chains.position[:300, 0] - mean[:300]) / sd
+    # 300 independent chains: five standard errors
+    assert abs(z.mean()) < 5 / 300**0.5 and abs(z.var() - 1) < 5 * (2 / 300) ** 0.5
+    guide(series)  # the rest start at the encoder's draws
+    assert bool(guide.chains.visited.all())
+
+
 @pytest.mark.parametrize("elbo", [Trace_ELBO(), TraceMeanField_ELBO(), TraceGraph_ELBO()])
 @pytest.mark.parametrize("guide", ["langevin", "encoder", "refined"])
 def test_every_guide_trains_under_every_elbo(elbo: ELBO, guide: str) -> None:
