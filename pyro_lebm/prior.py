@@ -183,8 +183,9 @@ class EnergyPrior(PyroModule):
 
     def _sample(self, distribution: EnergyBased, n: int) -> Tensor:
         if self.sampler == "annealed":
-            # many particles: the masses of the modes in one population scatter with their number
-            return annealed_draws(distribution, n, particles=2048)
+            # Far more particles than draws: those of a population share ancestors, and the masses
+            # of its modes scatter as if there were few draws.
+            return annealed_draws(distribution, n, particles=max(2048, min(16 * n, 2**15)))
         if self.sampler == "short_run":
             return self.short_run(n)
         # n distinct chains where there are enough
