@@ -21,20 +21,23 @@ from .smc import Population, annealed_smc
 Energy = Callable[[Tensor], Tensor]
 Sampler = Callable[["EnergyBased", int], Tensor]
 
-_CHEAP: ContextVar[bool] = ContextVar("base_draws", default=False)
+_SOURCE: ContextVar[Sampler | None] = ContextVar("source", default=None)
 
 
 @contextmanager
-def base_draws() -> Iterator[None]:
-    """Within the block, sampling an energy-based distribution draws from its base.
-
-    For reading a program's structure, where a site's shape matters and its value does not.
-    """
-    token = _CHEAP.set(True)
+def drawn_by(source: Sampler) -> Iterator[None]:
+    """Within the block, energy-based distributions draw by this, whatever their own sampler."""
+    token = _SOURCE.set(source)
     try:
         yield
     finally:
-        _CHEAP.reset(token)
+        _SOURCE.reset(token)
+
+
+def from_base(distribution: EnergyBased, n: int) -> Tensor:
+    """Draws of the base: to read a program, where a site's shape matters and its value does not."""
+    draws: Tensor = distribution.base.sample(torch.Size((n,)))
+    return draws
 
 
 class LogZ(torch.autograd.Function):
@@ -193,11 +196,8 @@ class EnergyBased(TorchDistribution):
     def _draw(self, n: int) -> Tensor:
         # Predictive samples under no_grad or inference_mode; Langevin needs neither.
         with torch.inference_mode(False), torch.enable_grad():
-            if n == 0 or _CHEAP.get():
-                draws: Tensor = self.base.sample(torch.Size((n,)))
-            else:
-                draws = (self.sampler or annealed_draws)(self, n)
-        return draws.detach()
+            source = _SOURCE.get() or self.sampler or annealed_draws
+            return (from_base if n == 0 else source)(self, n).detach()
 
     def entropy(self) -> NoReturn:
         """Refused: it needs log Z.
@@ -213,12 +213,15 @@ _NO_CLOSED_FORM = (
 )
 
 
-def annealed_draws(distribution: EnergyBased, n: int, *, particles: int = 512) -> Tensor:
+def annealed_draws(distribution: EnergyBased, n: int, *, particles: int | None = None) -> Tensor:
     """Draw by annealed sequential Monte Carlo from the base: modes come with their right weights.
 
-    The base's support must be unconstrained. At least ``particles`` are used however few are asked
-    for, and a random ``n`` of them returned.
+    The base's support must be unconstrained. Of ``particles``, by default far more than are asked
+    for, a random ``n`` are returned: those of a population share ancestors, and the masses of its
+    modes scatter as if it were small.
     """
+    if particles is None:
+        particles = max(2048, min(16 * n, 2**15))
     cloud = annealed(distribution, max(n, particles)).position
     chosen = torch.randperm(len(cloud), device=cloud.device)[:n]
     return cloud[chosen].reshape((n, *distribution.event_shape))

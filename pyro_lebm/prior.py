@@ -155,16 +155,20 @@ class EnergyPrior(PyroModule):
             self._cache = (self._new_negatives(), self._values())
         return self._cache[0]
 
+    def forget(self) -> None:
+        """Draw negatives anew at the next gradient, though the parameters may stand still."""
+        self._cache = None
+
     def _new_negatives(self) -> Tensor:
         if self.negatives == "annealed":
-            return annealed_draws(self._fixed(), self.num_chains)
+            return annealed_draws(self._fixed(), self.num_chains, particles=512)
         if self.negatives == "short_run":
             return self.short_run(self.num_chains)
         start = None
         if self.training and self.refresh:
             self.visits += 1
             if int(self.visits) % self.refresh == 0:
-                start = annealed_draws(self._fixed(), self.num_chains)
+                start = annealed_draws(self._fixed(), self.num_chains, particles=512)
         return self.chains.run(
             self._log_density,
             self.steps,
@@ -182,10 +186,10 @@ class EnergyPrior(PyroModule):
     # Sampling
 
     def _sample(self, distribution: EnergyBased, n: int) -> Tensor:
-        if self.sampler == "annealed":
-            # Far more particles than draws: those of a population share ancestors, and the masses
-            # of its modes scatter as if there were few draws.
-            return annealed_draws(distribution, n, particles=max(2048, min(16 * n, 2**15)))
+        # chains that no training has moved, as in a model just loaded, are draws of the base
+        moved = bool(self.chains.visited.any())
+        if self.sampler == "annealed" or (self.sampler == "persistent" and not moved):
+            return annealed_draws(distribution, n)
         if self.sampler == "short_run":
             return self.short_run(n)
         # n distinct chains where there are enough

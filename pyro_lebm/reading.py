@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
 
-from .distribution import EnergyBased, base_draws, is_real
+from .distribution import EnergyBased, drawn_by, from_base, is_real
 
 IDENTITY = torch.distributions.transforms.identity_transform
 MANY = "_pyro_lebm_draws"  # a further plate around the program, no part of it
@@ -162,7 +162,7 @@ def reading(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if cheap:
-            stack.enter_context(base_draws())
+            stack.enter_context(drawn_by(from_base))
         stack.enter_context(poutine.block())
         stack.enter_context(notes)
         stack.enter_context(poutine.trace())  # inside: it has to see the leaves

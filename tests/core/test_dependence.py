@@ -19,7 +19,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from pyro_lebm.distribution import EnergyBased, annealed_draws, base_draws
+from pyro_lebm.distribution import EnergyBased, annealed_draws, drawn_by, from_base
 from scenarios import (
     LearnedNormal,
     Quartic,
@@ -104,7 +104,7 @@ def test_what_hangs_on_another_site_is_refused_in_svi_and_mcmc(kind: str) -> Non
     )
     with pytest.raises(ValueError, match=part):
         SVI(model, reparametrised, optim.Adam({}), Trace_ELBO()).step()
-    with base_draws(), pytest.raises(ValueError, match=part):
+    with drawn_by(from_base), pytest.raises(ValueError, match=part):
         MCMC(NUTS(model), num_samples=1, warmup_steps=1, disable_progbar=True).run()
 
 

@@ -15,7 +15,7 @@ from pyro.infer import (
 )
 from torch import Tensor, nn
 
-from pyro_lebm.distribution import EnergyBased, base_draws
+from pyro_lebm.distribution import EnergyBased, drawn_by, from_base
 from scenarios import (
     Mixture,
 )
@@ -76,7 +76,7 @@ def test_a_sampler_of_ones_own_and_base_draws() -> None:
     fn = EnergyBased(fn.energy, fn.base, sampler=sampler).expand([3])
     assert fn.sample(torch.Size((2,))).shape == (2, 3, 1)
     assert asked == [6]
-    with base_draws():
+    with drawn_by(from_base):
         assert fn.sample().ne(7).all()
     assert asked == [6]
     assert fn.sample().eq(7).all()

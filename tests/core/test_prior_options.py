@@ -122,3 +122,11 @@ def test_log_z_does_not_change_the_gradient() -> None:
         prior.estimate_log_z(particles=16, repeats=2)
     assert len(gradients[0]) == 4
     assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_chains_that_never_moved_are_no_draws_of_the_prior() -> None:
+    energy = Quadratic(1)
+    with torch.no_grad():
+        energy.b.fill_(3.0)  # N(-3, 1); the chains still stand at the base, as in a loaded model
+    prior = EnergyPrior(energy, 1, sampler="persistent", num_chains=500)
+    assert abs(float(prior().sample((500,)).mean()) + 3) < 5 * 2 / math.sqrt(500)
