@@ -32,7 +32,7 @@ class Program:
     reject each on its own. A program with a site outside any common plate has one element.
 
     Positions are unconstrained, ``(*leading, *elements, dim)``; leading dimensions (chains,
-    particles) are mapped by ``torch.func.vmap``, which is right for any program.
+    particles) are mapped by ``torch.func.vmap``, or one by one where that cannot be done.
 
     Attributes:
         sites: latent sites, in program order.
@@ -52,6 +52,7 @@ class Program:
     values: dict[str, Tensor]
     minibatches: dict[str, tuple[int, int]]
     _said: dict[str, Any] = field(default_factory=dict, repr=False)
+    _loops: list[str] = field(default_factory=list, repr=False)  # why, if it cannot be mapped
 
     # Reading
 
@@ -177,12 +178,22 @@ class Program:
             if not lead:
                 return self._score(z)
             flat = z.reshape((lead.numel(), *z.shape[len(lead) :]))
-            if len(flat) == 1:
-                parts = tuple(part.unsqueeze(0) for part in self._score(flat[0]))
-            else:
-                parts = torch.func.vmap(self._score)(flat)
+            parts = self._score_many(flat)
         prior, likelihood = (part.reshape(z.shape[:-1]) for part in parts)
         return prior, likelihood
+
+    def _score_many(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if len(z) > 1 and not self._loops:
+            try:
+                found: tuple[Tensor, Tensor] = torch.func.vmap(self._score)(z)
+                return found
+            except RuntimeError as error:
+                # What cannot be mapped (adaptive solvers) says so in these words, each time alike.
+                if not any(word in str(error) for word in ("vmap", "functorch", "setup_context")):
+                    raise
+                self._loops.append(str(error))
+        priors, likelihoods = zip(*map(self._score, z), strict=True)
+        return torch.stack(priors), torch.stack(likelihoods)
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log joint density per element, ``(*leading, *elements)``; see `log_parts`."""
