@@ -35,7 +35,8 @@ class LangevinGuide(Guide):
     unnormalised joint, not a bound on anything.
 
     Steps are *hot* early (unadjusted, see `pyro_lebm.langevin.hot_step_size`), Metropolis-adjusted
-    with a step size per chain later. The unit of acceptance is one element of the plates that all
+    with a step size per chain later; `fit` says when, and without it they are adjusted throughout.
+    The unit of acceptance is one element of the plates that all
     sites share. Chains are written in training mode only.
 
     Args:
@@ -89,7 +90,7 @@ class LangevinGuide(Guide):
             raise ValueError(f"strength: expected a positive number, got {strength}")
         self.steps, self.hot_until, self.strength = steps, hot_until, strength
         self.adjusted, self.restart = adjusted, restart
-        self.hot = hot_until > 0
+        self.hot = False  # until `schedule` says that training begins
         self.chains = new_chains(self.program, step_size)
 
     def schedule(self, progress: float) -> None:

@@ -30,9 +30,9 @@ from .posterior import anneal, anneal_twice
 class RefinedGuide(Guide):
     r"""The encoder proposes, Langevin refines.
 
-    Before ``refine_from`` this is the `EncoderGuide`, trained by the ELBO. From there on the model
-    learns from a chain per training sequence, as under a `LangevinGuide`. It starts at the
-    encoder's :math:`z \sim q(z \mid x)`; each later visit offers it another such draw by an
+    In `fit`, before ``refine_from``, this is the `EncoderGuide`, trained by the ELBO. From there on
+    the model learns from a chain per training sequence, as under a `LangevinGuide`. It starts at
+    the encoder's :math:`z \sim q(z \mid x)`; each later visit offers it another such draw by an
     independence Metropolis step, accepted with probability
 
     .. math:: \min\{1, p(x, z')\, q(z \mid x) \,/\, (p(x, z)\, q(z' \mid x))\},
@@ -77,7 +77,7 @@ class RefinedGuide(Guide):
         check_steps(steps, step_size)
         check_share("refine_from", refine_from)
         self.guide, self.steps, self.refine_from = guide, steps, refine_from
-        self.refining = refine_from == 0
+        self.refining = True  # until `schedule` says that training begins
         self.chains = new_chains(self.program, step_size)
 
     def schedule(self, progress: float) -> None:
@@ -136,8 +136,8 @@ class RefinedGuide(Guide):
 
         From the prior, every mode is covered whatever the encoder learned, but few particles may
         lose one on a long way. From the encoder, the way is short, but a mode that its inflated
-        Gaussian does not cover is missed. Both, the default, costs their sum, and each sequence
-        keeps the population that lost less.
+        Gaussian does not cover is missed. Both, the default, costs their sum, and more for
+        sequences where the two disagree.
 
         Raises:
             ValueError: for another start than these three, and as `anneal` does.
