@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_lebm.distribution import EnergyBased, annealed_draws, drawn_by, is_real
 from pyro_lebm.langevin import adapt, check_step_size, evaluate, mala_step
 from pyro_lebm.program import Program
 from pyro_lebm.series import Series
@@ -66,7 +67,7 @@ def anneal(
         raise ValueError(f"inflation: expected a positive number, got {inflation}")
     check_plates(program)
     # a path that starts at the prior leaves its constant out by itself
-    log_z = None if encode is None else program.rebind(series).log_z()
+    log_z = None if encode is None else _on(program, series).log_z()
     parts = []
     for rows in torch.arange(len(series), device=series.values.device).split(batch_size):
         parts.append(_anneal(program, series[rows], draws, runs, encode, inflation, log_z, options))
@@ -83,20 +84,24 @@ def _anneal(
     log_z: Tensor | None,
     options: dict[str, Any],
 ) -> Draws:
-    n, many = len(series), draws * runs
-    here = program.rebind(series)
+    n = len(series)
+    here = _on(program, series)
     if encode is None:
-        q, start = None, here.prior_draws(many)
+        q = None
+        # The weights hold for draws of the prior itself, not for short runs or chains; and runs
+        # are independent only if their prior draws are.
+        with drawn_by(_exact):
+            start = torch.stack([here.prior_draws(draws) for _ in range(runs)], 1)
     else:
         with torch.no_grad():
             q = encode(series)
             q = dist.Normal(q.loc, q.scale * inflation)
-            start = q.sample(torch.Size((many,)))
+            start = q.sample(torch.Size((draws, runs)))
 
     def path(which: Tensor) -> Path:
         """That of some of the ``runs * n`` problems."""
         rows = which % n
-        part = program.rebind(series[rows])
+        part = _on(program, series[rows])
         first = None if q is None else dist.Normal(q.loc[rows], q.scale[rows])
 
         def ends(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +131,13 @@ def _anneal(
     return Draws(samples, stats, method=f"annealed SMC from the {origin}")
 
 
+def _exact(distribution: EnergyBased, n: int) -> Tensor:
+    """Annealed draws, but for a base of constrained support, which its own sampler has to draw."""
+    if distribution.sampler is not None and not is_real(distribution.base.support):
+        return distribution.sampler(distribution, n)
+    return annealed_draws(distribution, n)
+
+
 def anneal_twice(
     program: Program,
     series: Series,
@@ -133,20 +145,25 @@ def anneal_twice(
     *,
     encode: Encode,
     margin: float = 1.0,
+    particles: int = 512,
+    batch_size: int = 100,
     **options: Any,
 ) -> Draws:
-    r"""Anneal from the prior and, independently, from the encoder; keep what lost no mode.
+    r"""Anneal from the prior and, independently, from the encoder; where they disagree, try harder.
 
     An estimate :math:`\hat Z` of the evidence :math:`p(x)` by annealing has the right mean, so
     that it seldom exceeds it by much (:math:`P(\hat Z > k\,p(x)) \le 1/k`), but a population that
-    lost a mode on its way falls short of it. The prior's population, which covers every mode, is
-    kept unless the encoder's shows that it lost more than half of the posterior: where
-    :math:`\log \hat Z` from the encoder exceeds that from the prior by more than ``margin``.
+    lost much of the posterior on its way falls short of it. Where :math:`\log\hat Z` from the
+    encoder exceeds that from the prior by more than ``margin``, a few ``draws`` from the prior were
+    too few, and a larger population is annealed from there. Only if that falls short too are the
+    encoder's draws taken: they are near the posterior, but an encoder may know one mode of several.
 
     Args:
-        program, series, draws, options: as for `anneal`; each start has ``draws`` particles a run.
+        program, series, draws, batch_size, options: as for `anneal`.
         encode: the encoder's Gaussian.
-        margin: in nats, above the scatter of a good population's log evidence.
+        margin: in nats.
+        particles: size of the larger population, of which ``draws`` are kept; where it is not
+            larger than ``draws``, there is none.
 
     Returns:
         as `anneal`, with ``from_encoder`` (0 or 1, per run and sequence) in ``stats``.
@@ -156,18 +173,33 @@ def anneal_twice(
     """
     if not margin >= 0:
         raise ValueError(f"margin: expected 0 or more nats, got {margin}")
+    options["batch_size"] = batch_size
     prior = anneal(program, series, draws, **options)
     encoder = anneal(program, series, draws, encode=encode, **options)
-    # NaN compares as False: without an evidence of its own the encoder's population is not taken
-    taken = encoder.stats["log_evidence"] > prior.stats["log_evidence"] + margin
+    short = _exceeds(encoder, prior, margin).any(0).nonzero().squeeze(-1)
+    if len(short) and particles > draws:
+        options["batch_size"] = max(1, batch_size * draws // particles)  # as much memory as before
+        larger = anneal(program, series[short], particles, **options).thin(particles // draws)
+        prior = _merge(prior, larger, lambda a, b: a.index_copy(2, short, b[:, :draws]))
+    taken = _exceeds(encoder, prior, margin).unsqueeze(1)
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(taken.reshape(taken.shape + (1,) * (a.ndim - 3)), b, a)
 
-    samples = {name: pick(prior[name], encoder[name]) for name in prior.sites}
-    stats = {name: pick(value, encoder.stats[name]) for name, value in prior.stats.items()}
-    stats["from_encoder"] = taken.to(stats["lp"])
-    return Draws(samples, stats, method="annealed SMC from the prior, or the encoder by evidence")
+    found = _merge(prior, encoder, pick)
+    share = {"from_encoder": taken.expand(prior.shape).to(found.stats["lp"])}
+    method = "annealed SMC from the prior, or the encoder by evidence"
+    return Draws(found.samples, {**found.stats, **share}, method)
+
+
+def _exceeds(a: Draws, b: Draws, margin: float) -> Tensor:
+    """Per run and sequence, whether ``a`` has clearly more evidence; NaN has not."""
+    return (a.stats["log_evidence"] > b.stats["log_evidence"] + margin)[:, 0]
+
+
+def _merge(a: Draws, b: Draws, how: Callable[[Tensor, Tensor], Tensor]) -> Draws:
+    samples = {name: how(a[name], b[name]) for name in a.sites}
+    return Draws(samples, {name: how(value, b.stats[name]) for name, value in a.stats.items()})
 
 
 def chains(
@@ -209,7 +241,7 @@ def chains(
         )
     check_step_size(step_size)
     check_plates(program)
-    here = program.rebind(series)
+    here = _on(program, series)
     state = evaluate(here.log_density, here.prior_draws(num_chains))
     step = torch.full_like(state.log_density, step_size)
     for _ in range(warmup):
@@ -228,6 +260,11 @@ def chains(
     }
     z = torch.stack([s.position for s in kept], 1)
     return Draws(here.unpack(z), stats, method="adjusted Langevin chains from the prior")
+
+
+def _on(program: Program, series: Series) -> Program:
+    """The program on other sequences, with the settings that its guide was built with."""
+    return program.rebind(series, **program.kwargs)
 
 
 def check_plates(program: Program) -> None:
