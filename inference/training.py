@@ -29,6 +29,9 @@ from .warmup import Warm
 _FAULTS = (ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
+def _nothing() -> None: ...
+
+
 class Training:
     """A run of SVI: programs, optimiser, minibatches, random numbers, history, guard.
 
@@ -161,6 +164,9 @@ class Training:
             self.load_state(self.guard.roll_back(fault, self.step + 1, rng))
 
     def _attempt(self) -> Fault | None:
+        for prior in self.priors.values():
+            # no step may hang on negatives of an earlier one, which no state holds
+            getattr(prior, "forget", _nothing)()
         try:
             batch = self._batch()
             rate = self._set_progress()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -44,7 +46,7 @@ def test_refreshed_chains_restart_from_annealed_draws(monkeypatch: pytest.Monkey
     prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=8, refresh=2)
     calls = []
 
-    def annealed(distribution: object, n: int) -> Tensor:
+    def annealed(distribution: object, n: int, **_: Any) -> Tensor:
         calls.append(n)
         return torch.full((n, 2), 0.5)
 
@@ -68,3 +70,18 @@ def test_draws_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_a_negative_refresh_is_refused() -> None:
     with pytest.raises(ValueError, match="refresh: expected 0 or more"):
         EnergyPrior(MLPEnergy(2), base=2, refresh=-1)
+
+
+def test_every_step_draws_its_own_negatives_though_nothing_moves() -> None:
+    """Else a run that resumes, which holds no earlier negatives, would differ from then on."""
+    prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=8, steps=1)
+    visits = []
+    run = prior.chains.run
+
+    def counted(*args: Any, **kwargs: Any) -> Tensor:
+        visits.append(1)
+        return run(*args, **kwargs)
+
+    prior.chains.run = counted  # type: ignore[method-assign]
+    fit_prior(prior, torch.randn(20, 2), max_steps=3, learning_rate=1e-30, progress=False)
+    assert len(visits) == 3
