@@ -178,8 +178,12 @@ class LatentODE(PyroModule):
         field: Callable[..., Tensor] = self.field
         if covariates is None:
             return field
-        control = interpolate(times, covariates)
-        return lambda t, z: field(t, z, control(t))
+        if self.adjoint and covariates.requires_grad:
+            raise ValueError(
+                "covariates: expected none that require gradients for adjoint=True, as the "
+                "adjoint method would lose them, got requires_grad=True"
+            )
+        return _Driven(field, interpolate(times, covariates))
 
     def _choose(self, field: Callable[..., Tensor], z0: Tensor, times: Tensor) -> None:
         if not float(times.max()) > self.t0:
@@ -200,9 +204,14 @@ class LatentODE(PyroModule):
 
     @torch.no_grad()
     def refresh(self, series: Series) -> None:
-        """Choose the solver's step anew, by doubling, on states drawn from the base of the prior.
+        """Choose the solver's step anew, by doubling, on states drawn from N(0, I).
 
-        A trainer calls it once an epoch: the field has changed.
+        Whatever the prior: drawing from one may cost far more than the solve. A trainer calls it
+        once an epoch: the field has changed.
+
+        Raises:
+            SolverError: no step within bounds reaches the tolerance.
+            FloatingPointError: the path is not finite, however small the step.
         """
         if self.method not in FIXED:
             return
@@ -255,7 +264,7 @@ class LatentODE(PyroModule):
         kinds = {
             name: f"{type(module).__qualname__}, activation {getattr(module, 'activation', None)}"
             for name, module in self.named_modules()
-            if name and next(module.parameters(), None) is not None
+            if name  # those without weights too: a base of the prior may have none
         }
         return {"t0": f"{self.t0:g}", **kinds}
 
@@ -285,6 +294,17 @@ class LatentODE(PyroModule):
                 f"series: expected {self.step_size.dtype} as the model is, got "
                 f"{series.values.dtype}; use series.to(dtype=...) or model.to(...)"
             )
+
+
+class _Driven(nn.Module):
+    """A field under given covariates; a module, for the adjoint method to see its parameters."""
+
+    def __init__(self, field: Callable[..., Tensor], control: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.field, self.control = field, control
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        return self.field(t, z, self.control(t))
 
 
 def _check_solver(method: str, tolerance: float, adjoint: bool) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_lebm.solvers import ADAPTIVE, FIXED, Field, dense_output, integrate, solve_adaptive
+from pyro_lebm.solvers import SolverError as SolverError
 
 FIRST_STEPS = 8
 MOST_STEPS = 4096
@@ -38,8 +39,8 @@ def trajectory(
     Args:
         field: ``field(t, z) -> dz/dt`` of z's shape; t is a 0-dimensional tensor.
         z0: ``(..., N, L)``, or ``(..., L)`` with shared times; the state at t0.
-        times: ``(T,)`` shared, or ``(N, T)`` per sequence; none before t0. Data: never
-            differentiated.
+        times: ``(T,)`` shared, or ``(N, T)`` per sequence; finite, none before t0; integers are
+            taken in z0's dtype. Data: never differentiated.
         t0: the time of z0; None: the earliest of ``times``. Give it when minibatches start at
             different times.
         method: a fixed method, or one of torchdiffeq's adaptive ones.
@@ -53,8 +54,11 @@ def trajectory(
         ``(..., N, T, L)`` (``(..., T, L)`` for z0 ``(..., L)`` and shared times).
 
     Raises:
-        ValueError: an unknown method, a time before t0, shapes that disagree, a field that returns
-            another shape, a step size <= 0, no step within bounds that reaches the tolerance.
+        ValueError: an unknown method, a time that is not finite or before t0, shapes that
+            disagree, a field that returns another shape, a step size <= 0.
+        SolverError: no step within bounds reaches the tolerance, or an adaptive method cannot go
+            on; an ArithmeticError and a ValueError.
+        FloatingPointError: see :func:`choose_step`.
 
     Example:
         >>> import torch
@@ -65,6 +69,7 @@ def trajectory(
         (torch.Size([3, 2, 1]), 0.368)
     """
     _check_shapes(z0, times)
+    times = _floating(times, z0)
     _check_method(method, adjoint)
     begin, end = _span(times, t0)
     if end == begin:
@@ -107,7 +112,7 @@ def choose_step(
         The step, in units of ``times``.
 
     Raises:
-        ValueError: not converged within 4096 steps; the message has the error reached.
+        SolverError: not converged within 4096 steps; the message has the error reached.
         FloatingPointError: the path is not finite, however small the step.
 
     Example:
@@ -117,6 +122,7 @@ def choose_step(
         True
     """
     _check_shapes(z0, times)
+    times = _floating(times, z0)
     if method not in FIXED:
         raise ValueError(
             f"method: expected a fixed method, one of {', '.join(FIXED)}, got {method!r}"
@@ -173,7 +179,7 @@ def _give_up(error: float, tolerance: float, steps: int) -> None:
         raise FloatingPointError(
             f"field: expected a finite path, got NaN or inf even with {steps} steps"
         )
-    raise ValueError(
+    raise SolverError(
         f"tolerance: expected to reach {tolerance:g} within {MOST_STEPS} steps, "
         f"got an error of {error:.3g} with {steps} steps"
     )
@@ -202,6 +208,11 @@ def _check_shapes(z0: Tensor, times: Tensor) -> None:
         )
 
 
+def _floating(times: Tensor, z0: Tensor) -> Tensor:
+    """A start given as .5 would be cut to 0 by integer times."""
+    return times if times.is_floating_point() else times.to(z0.dtype)
+
+
 def _check_method(method: str, adjoint: bool) -> None:
     if method not in FIXED and method not in ADAPTIVE:
         raise ValueError(
@@ -216,9 +227,13 @@ def _check_method(method: str, adjoint: bool) -> None:
 def _span(times: Tensor, t0: float | Tensor | None) -> tuple[float, float]:
     """First and last time as Python numbers: the loop over steps never waits for the device."""
     low, high = (float(x) for x in torch.aminmax(times.detach()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"times: expected finite numbers, got them from {low:g} to {high:g}")
     # Rounded to the times' own precision: 0.1 as a double lies below 0.1 as a float.
     begin = low if t0 is None else float(torch.as_tensor(t0, dtype=times.dtype))
-    if not low >= begin:
+    if not math.isfinite(begin):
+        raise ValueError(f"t0: expected a finite number, got {begin:g}")
+    if low < begin:
         raise ValueError(f"times: expected none before t0 = {begin:g}, got {low:g}")
     return begin, high
 

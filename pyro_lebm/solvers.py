@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Field = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Field, list[Tensor], Tensor, Tensor, float], Tensor]
+
+
+class SolverError(ArithmeticError, ValueError):
+    """A solver gave up on the field as it is now.
+
+    An ArithmeticError, for a training that undoes the step behind it; a ValueError, as the
+    tolerance may be what asks for too much.
+    """
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ FIXED = {
     "dopri5_fixed": FixedMethod(_dopri5, (0.2, 0.3, 0.8, 8 / 9, 1.0), 4),
 }
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
+# How torchdiffeq's assertions begin where it cannot go on.
+_GIVEN_UP = ("underflow in dt", "max_num_steps exceeded", "non-finite values in state")
 
 
 def integrate(
@@ -152,23 +163,34 @@ def solve_adaptive(
     adjoint: bool,
 ) -> Tensor:
     """torchdiffeq on the sorted union of all times, then gathered: (..., N, T, L)."""
-    import torchdiffeq
-
     start = torch.full((1,), t0, dtype=times.dtype, device=times.device)
     union, inverse = torch.unique(torch.cat([start, times.flatten()]), return_inverse=True)
     position = inverse[1:].reshape(times.shape)
     slope = first_slope(field, start[0], z0.detach())
     if adjoint:
-        solution = torchdiffeq.odeint_adjoint(
-            _as_module(field, slope), z0, union, method=method, rtol=rtol, atol=atol
-        )
-    else:
-        solution = torchdiffeq.odeint(field, z0, union, method=method, rtol=rtol, atol=atol)
-    path: Tensor = solution.movedim(0, -2)
+        field = _as_module(field, slope)
+    solution = _odeint(field, z0, union, adjoint, method=method, rtol=rtol, atol=atol)
+    path = solution.movedim(0, -2)
     if times.dim() == 1:
         return path.index_select(-2, position)
     rows = position[..., None].expand(*path.shape[:-2], times.shape[1], path.shape[-1])
     return path.gather(-2, rows)
+
+
+def _odeint(field: Field, z0: Tensor, times: Tensor, adjoint: bool, **options: Any) -> Tensor:
+    import torchdiffeq
+
+    solve = torchdiffeq.odeint_adjoint if adjoint else torchdiffeq.odeint
+    try:
+        solution: Tensor = solve(field, z0, times, **options)
+    except AssertionError as reason:
+        if not str(reason).startswith(_GIVEN_UP):
+            raise
+        raise SolverError(
+            f"field: expected one that {options['method']} can follow, got: "
+            f"{str(reason).partition(':')[0]}"
+        ) from reason
+    return solution
 
 
 class _Constant(nn.Module):
