@@ -13,8 +13,8 @@ from pyro_lebm.series import Series
 class Packed(NamedTuple):
     """The observed time points of each sequence, latest first, packed to the left.
 
-    Shapes are ``(N, K, ...)`` with K the largest number of observed time points of a sequence;
-    what lies beyond a sequence's own ``length`` is zero.
+    Shapes are ``(N, K, ...)`` with K the largest number of observed time points of a sequence,
+    at least 1; what lies beyond a sequence's own ``length`` is zero.
     """
 
     inputs: Tensor  # (N, K, 2 * observed + covariates): values * mask, mask, covariates
@@ -41,7 +41,8 @@ def pack(series: Series, *, t0: float | None = 0.0, like: Tensor | None = None) 
     mask = series.mask
     seen = mask.any(-1).flip(1)
     length = seen.sum(1)
-    width = int(length.max())
+    # Torch's GRU takes no empty sequence: where nothing is observed at all, one empty point is.
+    width = max(int(length.max()), 1)
     # A stable sort of "not seen" moves the seen points to the left in their (reversed) order.
     order = torch.argsort((~seen).to(torch.uint8), dim=1, stable=True)[:, :width]
     order = mask.shape[1] - 1 - order

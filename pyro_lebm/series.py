@@ -15,6 +15,7 @@ from pyro_lebm.series_checks import (
     check_index,
     check_one,
     check_values,
+    check_widths,
     checked_times,
     observed_mask,
 )
@@ -108,6 +109,10 @@ class Series:
             sequences: pairs ``(times (T_i,), values (T_i, D))`` or triples with ``covariates (T_i,
                 C)``. Non-finite values are hidden.
 
+        Raises:
+            TypeError, ValueError: a sequence whose parts disagree in length, or that has another D
+                or C than the first; and as the constructor does.
+
         Example:
             >>> import torch
             >>> short = (torch.tensor([0.0, 1.0]), torch.ones(2, 1))
@@ -123,8 +128,9 @@ class Series:
                 "sequences: expected (times, values) pairs or (times, values, covariates) triples "
                 f"throughout, got tuples of {sorted(sizes)} entries"
             )
-        for i, (times, values, *_) in enumerate(sequences):
-            check_one(i, times, values)
+        for i, parts in enumerate(sequences):
+            check_one(i, *parts)
+        check_widths(sequences)
         length = max(len(s[0]) for s in sequences)
         rows = [[_pad(part, length) for part in s] for s in sequences]
         columns = [torch.stack(column) for column in zip(*rows, strict=True)]

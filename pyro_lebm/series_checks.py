@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -129,8 +131,8 @@ def check_device(name: str, x: Tensor, values: Tensor) -> None:
         raise ValueError(f"{name}: expected device {values.device} as values, got {x.device}")
 
 
-def check_one(i: int, times: Tensor, values: Tensor) -> None:
-    """One sequence of a list: times (T,) and values (T, D)."""
+def check_one(i: int, times: Tensor, values: Tensor, *covariates: Tensor) -> None:
+    """One sequence of a list: times (T,), values (T, D) and, where given, covariates (T, C)."""
     check_tensor(f"times of sequence {i}", times)
     check_tensor(f"values of sequence {i}", values)
     if times.dim() != 1 or values.dim() != 2 or len(times) != len(values) or not len(times):
@@ -138,3 +140,28 @@ def check_one(i: int, times: Tensor, values: Tensor) -> None:
             f"sequence {i}: expected times (T,) and values (T, D) with T at least 1, "
             f"got {shape(times)} and {shape(values)}"
         )
+    for inputs in covariates:
+        _check_one_covariates(i, times, inputs)
+
+
+def _check_one_covariates(i: int, times: Tensor, covariates: Tensor) -> None:
+    check_tensor(f"covariates of sequence {i}", covariates)
+    # Padding would stretch a shorter one without a word.
+    if covariates.dim() != 2 or len(covariates) != len(times):
+        raise ValueError(
+            f"covariates of sequence {i}: expected shape ({len(times)}, C), one row for each of "
+            f"its times, got {shape(covariates)}"
+        )
+
+
+def check_widths(sequences: Sequence[tuple[Tensor, ...]]) -> None:
+    """As many features, and covariates, in each sequence of a list as in its first."""
+    names = ("values", "covariates")[: len(sequences[0]) - 1]
+    for k, name in enumerate(names, start=1):
+        first = sequences[0][k].shape[1]
+        for i, width in enumerate(s[k].shape[1] for s in sequences):
+            if width != first:
+                raise ValueError(
+                    f"{name} of sequence {i}: expected {first} columns as in sequence 0, "
+                    f"got {width}"
+                )

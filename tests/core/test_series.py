@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -173,6 +174,12 @@ def test_repr_counts() -> None:
     assert repr(series().batch([0])) == "Series(N=1 of 6, T=5, D=2, C=3, observed 10 of 10 entries)"
 
 
+def part(length: int, features: int = 1, covariates: Any = None) -> tuple[Tensor, ...]:
+    """A sequence of a list; ``covariates`` is the shape of its third part."""
+    pair = (torch.arange(float(length)), torch.zeros(length, features))
+    return pair if covariates is None else (*pair, torch.zeros(covariates))
+
+
 T3, V3 = torch.arange(3.0), torch.zeros(2, 3, 1)
 HOLE = torch.tensor([[[0.0], [NAN], [0.0]], [[0.0], [0.0], [0.0]]])
 ALL = torch.ones(2, 3, 1, dtype=torch.bool)
@@ -254,6 +261,26 @@ VALUE_ERRORS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: Series.from_list([(T3, V3[0]), (T3, V3)]),
         r"sequence 1: expected times \(T,\) and values \(T, D\) .* got \(3,\) and \(2, 3, 1\)",
     ),
+    "list covariates too short": (
+        lambda: Series.from_list([part(3, 1, (3, 2)), part(3, 1, (1, 2))]),
+        r"covariates of sequence 1: expected shape \(3, C\).*, got \(1, 2\)",
+    ),
+    "list covariates too long": (
+        lambda: Series.from_list([part(2, 1, (3, 2)), part(3, 1, (3, 2))]),
+        r"covariates of sequence 0: expected shape \(2, C\).*, got \(3, 2\)",
+    ),
+    "list covariates shape": (
+        lambda: Series.from_list([part(3, 1, (3,))]),
+        r"covariates of sequence 0: expected shape \(3, C\).*, got \(3,\)",
+    ),
+    "list features": (
+        lambda: Series.from_list([part(3, 2), part(2, 3)]),
+        r"values of sequence 1: expected 2 columns as in sequence 0, got 3",
+    ),
+    "list channels": (
+        lambda: Series.from_list([part(3, 1, (3, 2)), part(2, 1, (2, 1))]),
+        r"covariates of sequence 1: expected 2 columns as in sequence 0, got 1",
+    ),
 }
 
 TYPE_ERRORS: dict[str, tuple[Callable[[], object], str]] = {
@@ -272,6 +299,10 @@ TYPE_ERRORS: dict[str, tuple[Callable[[], object], str]] = {
     "times": (
         lambda: Series(T3 > 1, V3),
         r"times: expected real numbers, got torch\.bool",
+    ),
+    "list covariates": (
+        lambda: Series.from_list([(*part(3), None)]),  # type: ignore[arg-type]
+        r"covariates of sequence 0: expected a torch\.Tensor, got NoneType",
     ),
     "covariates": (
         lambda: Series(T3, V3, covariates=V3.double()),

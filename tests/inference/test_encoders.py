@@ -183,6 +183,22 @@ def test_single_precision_and_no_covariates(make: Callable[..., nn.Module]) -> N
 
 
 @every_encoder
+@shared_or_not
+def test_a_batch_with_nothing_observed_has_features(
+    make: Callable[..., nn.Module], shared: bool
+) -> None:
+    torch.manual_seed(0)
+    series = irregular(shared)
+    nothing = series.without(series)
+    encoder = built(make)
+    assert torch.isfinite(encoder(nothing)).all()
+    assert all(torch.isfinite(g).all() for g in gradients(encoder, nothing))
+    # Such a sequence gets the same features beside others that have something observed.
+    mixed = series._with(mask=series.mask & (torch.arange(5) > 0)[:, None, None])
+    assert torch.allclose(encoder(mixed)[0], encoder(nothing)[0], atol=1e-12)
+
+
+@every_encoder
 def test_bad_input_is_refused(make: Callable[..., nn.Module]) -> None:
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="series: expected 2 observed features, got 3"):
