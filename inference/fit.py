@@ -11,6 +11,8 @@ from pyro.infer.elbo import ELBO
 from torch import nn
 from tqdm.auto import tqdm
 
+from pyro_lebm.chains import Chains
+from pyro_lebm.program import Program
 from pyro_lebm.series import Series
 
 from .history import History
@@ -19,7 +21,7 @@ from .settings import Settings
 from .snapshot import restore
 from .training import Training
 from .training_file import TrainingFile, resume_from
-from .validation import EarlyStop
+from .validation import EarlyStop, check_validation
 
 
 def fit(
@@ -86,7 +88,7 @@ def fit(
             What `given` hides is scored by the mean log predictive density under draws of
             `guide.posterior(given, ...)`; at the end the modules hold the state that scored best.
         validate_every: steps between scores.
-        validation_draws: posterior draws a score.
+        validation_draws: posterior draws a score, at least 2.
         patience: scores without a new best after which to stop.
         checkpoint: file to keep the run in; written beside and renamed into place.
         checkpoint_every: steps between writing it; None: only by time and at the end.
@@ -107,9 +109,12 @@ def fit(
         The history, one row a step.
 
     Raises:
-        TypeError: a model or guide that is no module; a guide without `posterior` for `validation`.
-        ValueError: a setting out of range; a prefix that matches no parameter; a parameter that is
-            never registered with Pyro, belongs to no module, or shares its name with another.
+        TypeError: a model or guide that is no module; a `series` that is no Series; a guide without
+            `posterior` for `validation`.
+        ValueError: a setting out of range; a guide built on another model or, if it keeps a chain
+            for each sequence, on another number of them; `validation` unlike `series`; a prefix
+            that matches no parameter; a parameter that is never registered with Pyro, belongs to no
+            module, or shares its name with another.
         CheckpointError: `resume` with a file that is damaged or of another model, guide, data set
             or other settings.
         RuntimeError: training failed more than `max_rollbacks` times.
@@ -153,7 +158,9 @@ def fit(
         energy_limit=energy_limit,
         max_rollbacks=max_rollbacks,
     )
-    _check(model, guide, settings)
+    _check(model, guide, series, settings)
+    if validation is not None:
+        check_validation(series, validation)
     file = TrainingFile(
         checkpoint, steps=checkpoint_every, seconds=checkpoint_seconds, resume=resume
     )
@@ -177,10 +184,13 @@ def fit(
     return run.history
 
 
-def _check(model: nn.Module, guide: nn.Module, settings: Settings) -> None:
+def _check(model: nn.Module, guide: nn.Module, series: Series, settings: Settings) -> None:
     for name, module in (("model", model), ("guide", guide)):
         if not isinstance(module, nn.Module):
             raise TypeError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
+    if not isinstance(series, Series):
+        raise TypeError(f"series: expected a Series, got {type(series).__name__}")
+    _check_origin(model, guide, series)
     loss_name = getattr(guide, "loss_name", "negative ELBO")
     if settings.kl_warmup > 0 and not loss_name.startswith("negative ELBO"):
         raise ValueError(
@@ -194,6 +204,32 @@ def _check(model: nn.Module, guide: nn.Module, settings: Settings) -> None:
             f"draws from the posterior itself; got {settings.kl_warmup}"
         )
     check_names(model, guide)
+
+
+def _check_origin(model: nn.Module, guide: nn.Module, series: Series) -> None:
+    """Refuse a guide that was read off another model, or keeps chains of another data set."""
+    program = getattr(guide, "program", None)
+    if not isinstance(program, Program):
+        return
+    if program.model is not model:
+        # Its draws would be those of a posterior that training never changes.
+        raise ValueError(
+            "guide: expected one built on the model to train, got one built on another "
+            f"{type(program.model).__name__} object"
+        )
+    total = _sequences_read(program)
+    if isinstance(getattr(guide, "chains", None), Chains) and total not in (None, series.total):
+        raise ValueError(
+            f"guide: expected a chain for each of the {series.total} sequences of series, "
+            f"got {total}: build it on the series to train on"
+        )
+
+
+def _sequences_read(program: Program) -> int | None:
+    """How many sequences the chains of a program are for; None: not one a sequence."""
+    arguments = (*program.args, *program.kwargs.values())
+    totals = [a.total for a in arguments if isinstance(a, Series) and a.total in program.full]
+    return totals[0] if totals else None
 
 
 def _loop(run: Training, file: TrainingFile, progress: bool) -> None:

@@ -40,10 +40,11 @@ class Settings:
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_seconds is None:
             raise ValueError("max_steps, max_seconds: expected at least one of them, got neither")
-        for name in ("max_steps", "batch_size", "validate_every", "validation_draws", "patience"):
+        for name in ("max_steps", "batch_size", "validate_every", "patience", "snapshot_every"):
             self._check_count(name)
-        for name in ("snapshot_every", "max_rollbacks"):
-            self._check_count(name, least=0 if name == "max_rollbacks" else 1)
+        # A sampling guide's posterior resamples a population, which one draw is not.
+        self._check_count("validation_draws", least=2)
+        self._check_count("max_rollbacks", least=0)
         for name in ("max_seconds", "learning_rate", "clip_norm", "energy_limit"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):

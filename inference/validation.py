@@ -14,6 +14,25 @@ from pyro_lebm.series import Series
 from .predict import log_score
 
 
+def check_validation(series: Series, validation: tuple[Series, Series]) -> None:
+    """Refuse held-out data that the model, made for `series`, could only fail on in mid-run."""
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise TypeError(f"validation: expected a pair (given, target), got {validation!r}")
+    for name, part in zip(("given", "target"), validation, strict=True):
+        if not isinstance(part, Series):
+            raise TypeError(f"validation: expected a Series as {name}, got {type(part).__name__}")
+        if part.observed != series.observed:
+            raise ValueError(
+                f"validation: expected {series.observed} features an observation as in series, "
+                f"got {part.observed} in {name}"
+            )
+        if part.values.dtype != series.values.dtype:
+            raise ValueError(
+                f"validation: expected {series.values.dtype} as in series, "
+                f"got {part.values.dtype} in {name}"
+            )
+
+
 class EarlyStop:
     """Scores held-out points now and then, remembers the best state, says when to stop.
 
