@@ -199,7 +199,7 @@ def benchmark(args: argparse.Namespace) -> None:
 
 
 def _run(method: str, seed: int, args: argparse.Namespace) -> Run:
-    small = {"draws": 20, "generated": 100} if args.quick else {}
+    small = {"particles": 20, "tested": 12, "generated": 100} if args.quick else {}
     return Run(method, args.task, seed, args.seconds, validation=args.validation, **small)
 
 

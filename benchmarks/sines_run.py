@@ -51,6 +51,8 @@ class Run:
     seed: int = 0
     seconds: float = 200.0
     draws: int = 20
+    particles: int = 120  # where the draws from the prior fall short of the encoder's
+    tested: int = TEST
     generated: int = 1000
     validation: bool = False  # score on sequences kept for choices, never on the test set
 
@@ -70,7 +72,7 @@ def sines(run: Run) -> Data:
     # 100 more sequences for validation: choices never see the test set.
     whole = irregular_sines(TRAIN + 2 * TEST, seed=1000 + run.seed)
     first = TRAIN + TEST if run.validation else TRAIN
-    test = whole[torch.arange(first, first + TEST)]
+    test = whole[torch.arange(first, first + run.tested)]
     train = whole[torch.arange(TRAIN)]
     if run.task == "interpolation":
         train, _ = interpolation(train, 50, seed=run.seed)
@@ -183,9 +185,12 @@ TRAININGS: dict[str, Callable[[Run, Data], Trained]] = {
 }
 
 
-# Particles where twenty from the prior fall short of the encoder's. The library's 512 would take
-# minutes, and buy weights of modes that the errors below show no sign of.
-SEARCH = {"latent_ode_refined": {"particles": 128}, "ode_lebm_refined": {"particles": 128}}
+def search(name: str, run: Run) -> dict[str, Any]:
+    """Fewer particles than the library's 512, which would take minutes.
+
+    They buy weights of modes, and the errors below show no sign of a second one.
+    """
+    return {"particles": run.particles} if name.endswith("refined") else {}
 
 
 # Measuring
@@ -206,7 +211,7 @@ def measure(run: Run, folder: Path) -> dict[str, dict[str, float]]:
     rows = {}
     for name, guide in guides.items():
         begin = time.perf_counter()
-        draws = guide.posterior(data.given, draws=run.draws, **SEARCH.get(name, {}))
+        draws = guide.posterior(data.given, draws=run.draws, **search(name, run))
         seconds = time.perf_counter() - begin
         rows[name] = {**accuracy(model, draws, data, folder / name), **shared}
         rows[name]["inference_seconds"] = seconds
@@ -214,7 +219,7 @@ def measure(run: Run, folder: Path) -> dict[str, dict[str, float]]:
         history.frame.to_csv(folder / f"{run.method}_{name}.csv", index=False)
     model.save(folder / f"{run.method}_model.pt")
     if run.method == "ode_lebm_refined":
-        export(model, guides["ode_lebm_refined"], data, folder)
+        export(model, guides["ode_lebm_refined"], data, run, folder)
     return rows
 
 
@@ -263,10 +268,10 @@ def floor(run: Run) -> float:
     return mmd(b, a, median_bandwidth(a))
 
 
-def export(model: LatentODE, guide: Guide, data: Data, folder: Path) -> None:
+def export(model: LatentODE, guide: Guide, data: Data, run: Run, folder: Path) -> None:
     """posterior.nc: four independent populations for twelve test sequences, and forecasts."""
     few = data.given[torch.arange(12)]
-    draws = guide.posterior(few, draws=50, runs=4, **SEARCH["ode_lebm_refined"])
+    draws = guide.posterior(few, draws=2 * run.draws, runs=4, **search("refined", run))
     times = torch.linspace(0.0, 7.5, 76)
     found = to_arviz(draws, model=model, series=few, times=times, num_prior_draws=200)
     write_netcdf(found, folder / "posterior.nc")

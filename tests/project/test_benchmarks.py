@@ -1,0 +1,73 @@
+"""The benchmarks run, at sizes whose figures mean nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import arviz
+import matplotlib.image
+
+ROOT = Path(__file__).parents[2]
+SCORES = {"mse_all", "mse_observed", "mse_unobserved", "crps", "coverage_50", "coverage_90"}
+COMMON = SCORES | {"generation_mmd", "train_seconds", "iterations"}
+
+
+def run(script: str, *arguments: str, folder: Path) -> str:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_the_demo_writes_what_it_promises_and_can_be_taken_up_again(tmp_path: Path) -> None:
+    printed = run("irregular_sines.py", "--demo", "--seconds", "1", folder=tmp_path)
+    folder = tmp_path / "runs/irregular_sines"
+    found = read(folder / "metrics.json")
+    assert 0 < found["mmd_floor"] < 0.1
+    methods = found["methods"]
+    assert set(methods) == {
+        "latent_ode",
+        "latent_ode_refined",
+        "ode_lebm_langevin",
+        "ode_lebm_refined",
+    }
+    for name, row in methods.items():
+        assert set(row) >= COMMON and name in printed
+        assert ({"energy_sd", "energy_grad"} <= set(row)) == name.startswith("ode_lebm")
+    shared = ("train_seconds", "iterations", "generation_mmd")
+    one, other = methods["latent_ode"], methods["latent_ode_refined"]
+    assert all(one[key] == other[key] for key in shared) and one["mse_all"] != other["mse_all"]
+    groups = set(arviz.from_netcdf(folder / "posterior.nc").groups())  # type: ignore[no-untyped-call]
+    assert {"posterior", "sample_stats", "predictions", "log_likelihood", "prior"} <= groups
+    pictures = sorted(folder.glob("*.png"))
+    assert len(pictures) == 4
+    assert all(matplotlib.image.imread(path).std() > 0.01 for path in pictures)
+    again = run("irregular_sines.py", "--demo", "--seconds", "1", "--resume", folder=tmp_path)
+    assert read(folder / "metrics.json") == found and "wrote" in again
+
+
+def test_the_other_task_has_all_rows(tmp_path: Path) -> None:
+    options = ["--task", "extrapolation", "--seconds", "0.5", "--json", "f.json"]
+    run("irregular_sines.py", *options, folder=tmp_path)
+    found = read(tmp_path / "f.json")
+    assert found["settings"]["task"] == "extrapolation"
+    assert set(found["mean"]) >= {"latent_ode", "ode_lebm_refined", "ode_lebm_short_run"}
+    assert all(set(row) >= COMMON for row in found["mean"].values())
+
+
+def test_the_trajectorys_benchmark_reports_errors_and_ratios(tmp_path: Path) -> None:
+    run("trajectory.py", "--json", "f.json", folder=tmp_path)
+    found = read(tmp_path / "f.json")
+    for result, points in zip(found["results"], (100, 1000), strict=True):
+        assert result["points"] == points
+        assert 0 < result["error_ours"]["rms"] <= result["error_dopri5"]["rms"]
+        assert result["speedup"]["dopri5, torch.nn"]["ratio"] > 0
+    assert found["training_step"]["speedup"]["ratio"] > 0
