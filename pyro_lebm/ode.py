@@ -99,7 +99,8 @@ def choose_step(
     """The longest uniform step, found by step doubling, whose trajectory is within ``tolerance``.
 
     With K and 2K steps of a method of order p, the error of the coarser solution is estimated by
-    Richardson's max |z_K - z_2K| / (1 + |z_2K|) / (1 - 2^-p) over all ``times``; K doubles until
+    Richardson's max |z_K - z_2K| / (1 + |z_2K|) / (1 - 2^-p) over all ``times`` and a few early
+    ones (steps far too long damp a fast field to nothing, and agree on it later); K doubles until
     that is below ``tolerance``, and then is reduced to what the order predicts, where a last solve
     confirms it.
 
@@ -132,14 +133,19 @@ def choose_step(
     begin, end = _span(times, t0)
     if end == begin:
         return 1.0
-    z0 = z0.detach()
+    z0, watched = z0.detach(), _watched(times, begin, end)
 
     def solve(steps: int) -> Tensor:
-        return _solve(field, z0, times, begin, end, steps, method)
+        return _solve(field, z0, watched, begin, end, steps, method)
 
     with torch.no_grad():
         steps = _refine(solve, FIXED[method].order, tolerance)
     return (end - begin) / steps
+
+
+def _watched(times: Tensor, begin: float, end: float) -> Tensor:
+    early = begin + (end - begin) * 0.5 ** torch.arange(1.0, math.log2(MOST_STEPS) + 1)
+    return torch.cat([times, early.to(times).expand(*times.shape[:-1], -1)], -1)
 
 
 def _refine(solve: Callable[[int], Tensor], order: int, tolerance: float) -> int:

@@ -73,3 +73,9 @@ def test_an_assertion_of_the_field_is_left_alone(adjoint: bool) -> None:
     times = torch.tensor([0.0, 1.0])
     with pytest.raises(AssertionError, match="too late"):
         trajectory(picky, torch.ones(1, 1), times, method="dopri5", adjoint=adjoint)
+
+
+def test_a_field_too_fast_for_any_step_is_not_taken_for_one_at_rest() -> None:
+    # damped to nothing, two coarse solutions agree at the only time that is asked for
+    with pytest.raises(SolverError, match=r"expected to reach 0\.001 within 4096 steps"):
+        choose_step(fast, torch.ones(3, 2), torch.tensor([0.0, 1.0]))
