@@ -170,9 +170,9 @@ def common(run: Run) -> dict[str, Any]:
     """Settings of `fit` that no method has to itself."""
     return {
         "max_seconds": run.seconds,
-        "batch_size": 100,
+        "batch_size": 50,
         "learning_rate": 1e-2,
-        "final_rate": 0.05,
+        "final_rate": 0.02,
         "seed": run.seed,
     }
 
