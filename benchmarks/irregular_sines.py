@@ -199,7 +199,7 @@ def benchmark(args: argparse.Namespace) -> None:
 
 
 def _run(method: str, seed: int, args: argparse.Namespace) -> Run:
-    small = {"particles": 20, "tested": 12, "generated": 100} if args.quick else {}
+    small = {"tested": 12, "generated": 100} if args.quick else {}
     return Run(method, args.task, seed, args.seconds, validation=args.validation, **small)
 
 
@@ -219,7 +219,7 @@ def main() -> None:
         "--task", choices=("interpolation", "extrapolation"), default="interpolation"
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=250.0, help="of each training")
+    parser.add_argument("--seconds", type=float, default=230.0, help="of each training")
     parser.add_argument("--quick", action="store_true", help="a smoke run of a few seconds each")
     parser.add_argument("--resume", action="store_true", help="keep finished trainings")
     parser.add_argument("--validation", action="store_true", help="score on validation sequences")

@@ -145,7 +145,7 @@ def anneal_twice(
     *,
     encode: Encode,
     margin: float = 1.0,
-    particles: int = 512,
+    particles: int | None = None,
     batch_size: int = 100,
     **options: Any,
 ) -> Draws:
@@ -162,8 +162,8 @@ def anneal_twice(
         program, series, draws, batch_size, options: as for `anneal`.
         encode: the encoder's Gaussian.
         margin: in nats.
-        particles: size of the larger population, of which ``draws`` are kept; where it is not
-            larger than ``draws``, there is none.
+        particles: size of the larger population, of which ``draws`` are kept, by default six times
+            as many; ``draws`` for none. Weights of modes that lie apart take hundreds.
 
     Returns:
         as `anneal`, with ``from_encoder`` (0 or 1, per run and sequence) in ``stats``.
@@ -173,6 +173,7 @@ def anneal_twice(
     """
     if not margin >= 0:
         raise ValueError(f"margin: expected 0 or more nats, got {margin}")
+    particles = 6 * draws if particles is None else particles
     options["batch_size"] = batch_size
     prior = anneal(program, series, draws, **options)
     encoder = anneal(program, series, draws, encode=encode, **options)

@@ -150,12 +150,10 @@ langevin_history = fit(pure, langevin, train, max_steps=size(60, 4), **late, **o
 
 # %% [markdown]
 # For sequences that training never saw, `guide.posterior` anneals a population of draws to the
-# posterior by sequential Monte Carlo (SMC) from the prior, so that modes get their right weights.
-# A `RefinedGuide` anneals a second one from the encoder, and a sequence keeps that one where its
-# estimate of $\log p(x)$ shows that the first lost most of the posterior on its way. An
-# `EncoderGuide` alone is taken at its word. Trainings differ in length, so the table shows that all
-# of it runs, not what is best: for that, see `benchmarks/irregular_sines.py`. Nor do losses
-# compare: that of a guide which draws from the posterior bounds nothing.
+# posterior by sequential Monte Carlo (SMC) from the prior, so that modes get their right weights; a
+# `RefinedGuide` anneals another from the encoder, and tries harder where that one fits the data
+# better. An `EncoderGuide` alone is taken at its word. Trainings differ in length: this shows that
+# all runs, not what is best. Losses do not compare: that of a guide which samples bounds nothing.
 
 # %%
 some = torch.arange(size(24, 6))
