@@ -126,7 +126,8 @@ def train_langevin(run: Run, data: Data) -> Trained:
     model = latent_ode(energy_prior())
     guide = LangevinGuide(model, data.train, hot_until=0.25)
     rates = {"prior.": 1e-3}
-    history = fit(model, guide, data.train, energy_from=0.6, learning_rates=rates, **common(run))
+    options = {**common(run), "energy_from": 0.6, "batch_size": 100}
+    history = fit(model, guide, data.train, learning_rates=rates, **options)
     return model, {"ode_lebm_langevin": guide}, {"history": history}
 
 
@@ -161,7 +162,8 @@ def train_short_run(run: Run, data: Data) -> Trained:
         model, data.train, steps=20, step_size=0.1, hot_until=0.0, adjusted=False, restart=True
     )
     rates = {"prior.": 2e-5}
-    history = fit(model, guide, data.train, learning_rates=rates, **common(run))
+    options = {**common(run), "batch_size": 100}
+    history = fit(model, guide, data.train, learning_rates=rates, **options)
     return model, {"ode_lebm_short_run": guide}, {"history": history}
 
 
