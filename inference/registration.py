@@ -11,17 +11,14 @@ from pyro.params.param_store import normalize_param_name
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_lebm.distribution import EnergyBased
+from pyro_lebm.reading import tilted
 
 
 class RefuseUnnormalised(Messenger):
     """Around a guide: an energy-based site has no log-probability that an ELBO could use."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        fn = msg["fn"]
-        while not isinstance(fn, EnergyBased) and hasattr(fn, "base_dist"):
-            fn = fn.base_dist
-        if isinstance(fn, EnergyBased):
+        if tilted(msg["fn"]):
             raise ValueError(
                 f"guide: expected normalised densities, got EnergyBased at site {msg['name']!r}: "
                 "its log Z is unknown and depends on the guide's parameters"
