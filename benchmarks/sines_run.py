@@ -173,6 +173,8 @@ def common(run: Run) -> dict[str, Any]:
         "max_seconds": run.seconds,
         "batch_size": 50,
         "learning_rate": 1e-2,
+        "betas": (0.9, 0.95),
+        "horizon_warmup": 0.4,
         "final_rate": 0.02,
         "seed": run.seed,
     }

@@ -34,9 +34,11 @@ def fit(
     batch_size: int = 100,
     learning_rate: float = 3e-3,
     learning_rates: Mapping[str, float] | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
     final_rate: float = 0.1,
     clip_norm: float | None = None,
     kl_warmup: float = 0.0,
+    horizon_warmup: float = 0.0,
     energy_from: float = 0.0,
     elbo: ELBO | None = None,
     validation: tuple[Series, Series] | None = None,
@@ -77,11 +79,16 @@ def fit(
         learning_rate: Adam's, for parameters that no prefix below matches.
         learning_rates: rates by prefix of the parameter's name, such as `{"prior.": 5e-5}`; the
             longest prefix wins. An energy wants far less than the rest.
+        betas: Adam's decay rates of the two moments. A second one of .99 forgets an exploding
+            gradient, as long trajectories have them, ten times sooner than the default.
         final_rate: learning rates fall along a cosine to this fraction.
         clip_norm: the largest norm of the gradient of the loss per sequence, for each prefix of
             `learning_rates` apart; None: no clipping.
         kl_warmup: fraction of the run over which the log-probabilities of latent sites, in model
             and guide, are scaled up from near 0 to 1. Only for guides whose loss is an ELBO.
+        horizon_warmup: fraction of the run over which training goes from the first fifth of all
+            observations, in time, to all of them: long paths are learned from their beginnings
+            (:class:`~pyro_lebm.inference.horizon.Horizon`).
         energy_from: fraction of the run before which energy priors are held fixed.
         elbo: the loss; None: `pyro.infer.Trace_ELBO()`.
         validation: `(given, target)`, the same sequences with fewer and with more points observed.
@@ -147,9 +154,11 @@ def fit(
         batch_size=batch_size,
         learning_rate=learning_rate,
         learning_rates=dict(learning_rates or {}),
+        betas=betas,
         final_rate=final_rate,
         clip_norm=clip_norm,
         kl_warmup=kl_warmup,
+        horizon_warmup=horizon_warmup,
         energy_from=energy_from,
         validate_every=validate_every,
         validation_draws=validation_draws,

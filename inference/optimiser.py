@@ -28,6 +28,7 @@ class Optimiser(PyroOptim):
     Args:
         learning_rate: the rate of parameters that no prefix matches.
         learning_rates: rates by prefix of the parameter's dotted name; the longest prefix wins.
+        betas: Adam's decay rates.
         clip_norm: the largest norm of a group's gradient; None: no clipping.
         frozen: parameters that must not move. (Pyro's parameter store sets `requires_grad` on
             whatever it registers, so freezing by that flag alone does not hold.)
@@ -39,11 +40,12 @@ class Optimiser(PyroOptim):
         learning_rate: float,
         learning_rates: Mapping[str, float],
         *,
+        betas: tuple[float, float] = (0.9, 0.999),
         clip_norm: float | None = None,
         frozen: Iterable[Tensor] = (),
         energies: Iterable[Tensor] = (),
     ) -> None:
-        super().__init__(torch.optim.Adam, {"lr": learning_rate})
+        super().__init__(torch.optim.Adam, {"lr": learning_rate, "betas": betas})
         self.learning_rate = learning_rate
         self.learning_rates = dict(learning_rates)
         self.clip_norm = clip_norm

@@ -26,9 +26,11 @@ class Settings:
     batch_size: int = 100
     learning_rate: float = 3e-3
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    betas: tuple[float, float] = (0.9, 0.999)
     final_rate: float = 0.1
     clip_norm: float | None = None
     kl_warmup: float = 0.0
+    horizon_warmup: float = 0.0
     energy_from: float = 0.0
     validate_every: int = 100
     validation_draws: int = 20
@@ -54,10 +56,13 @@ class Settings:
                 raise ValueError(
                     f"learning_rates[{prefix!r}]: expected a number of at least 0, got {rate}"
                 )
-        for name in ("final_rate", "kl_warmup", "energy_from"):
+        for name in ("final_rate", "kl_warmup", "horizon_warmup", "energy_from"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected a fraction in [0, 1], got {value}")
+
+        if not (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas}")
 
     def _check_count(self, name: str, least: int = 1) -> None:
         value = getattr(self, name)

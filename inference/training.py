@@ -18,6 +18,7 @@ from pyro_lebm.series import Series
 
 from .guard import Fault, Guard
 from .history import History
+from .horizon import Horizon
 from .optimiser import Optimiser
 from .registration import RefuseUnnormalised, register
 from .settings import Settings
@@ -56,6 +57,7 @@ class Training:
         self.set_clock(0.0)
         self.order = torch.empty(0, dtype=torch.long)
         self.position = 0
+        self.horizon = Horizon(series, settings.horizon_warmup)
         self.history = History(getattr(guide, "loss_name", "negative ELBO"))
         self.guard = Guard(settings.energy_limit, settings.max_rollbacks)
         self.programs = Warm(model), Warm(guide)
@@ -69,6 +71,7 @@ class Training:
         return Optimiser(
             s.learning_rate,
             s.learning_rates,
+            betas=s.betas,
             # Losses sum over the data set: the bound is meant for the loss of one sequence.
             clip_norm=None if s.clip_norm is None else s.clip_norm * self.series.total,
             frozen=[p for p in self.both.parameters() if not p.requires_grad],
@@ -168,8 +171,9 @@ class Training:
             # no step may hang on negatives of an earlier one, which no state holds
             getattr(prior, "forget", _nothing)()
         try:
-            batch = self._batch()
-            rate = self._set_progress()
+            progress = self.progress
+            batch = self.horizon.cut(self._batch(), progress)
+            rate = self._set_progress(progress)
             # `prepare` ran with Pyro's checks on; from here on a NaN is the guard's to see.
             with pyro.validation_enabled(False):
                 loss = float(self.svi.step(batch))
@@ -207,9 +211,8 @@ class Training:
     def _cut(self, order: Tensor) -> Series:
         return self.series.batch(order[: self.settings.batch_size].to(self.device))
 
-    def _set_progress(self) -> float:
+    def _set_progress(self, progress: float) -> float:
         """Put everything that follows a schedule where it belongs; the base learning rate."""
-        progress = self.progress
         self._schedule(progress)
         self._set_learning(progress >= self.settings.energy_from)
         warm = self.settings.kl_warmup

@@ -221,6 +221,29 @@ class Series:
         check_every_sequence(given.mask, f"time ({time}):")
         return given
 
+    def cut(self, time: float) -> Series:
+        """The beginning: nothing after ``time`` but, of a sequence that starts later, its first.
+
+        Unlike :meth:`until`, time points at which nothing is left are dropped, not hidden.
+
+        Example:
+            >>> series = Series(torch.tensor([0.0, 1.0, 2.0]), torch.zeros(5, 3, 1))
+            >>> series.cut(1.5).times.tolist()
+            [0.0, 1.0]
+        """
+        seen = self.mask.any(-1)
+        times = self.times.expand(seen.shape)
+        first = times.masked_fill(~seen, float("inf")).amin(-1, keepdim=True)
+        kept = seen & (times <= first.clamp(min=time))
+        length = 1 + int(kept.any(0).nonzero().max()) if kept.any() else 1
+        covariates = self.covariates
+        return self._with(
+            times=self.times[..., :length],
+            values=self.values[:, :length],
+            mask=(self.mask & kept[..., None])[:, :length],
+            covariates=None if covariates is None else covariates[:, :length],
+        )
+
     def without(self, given: Series) -> Series:
         """Observed where this series is and ``given`` is not: what is left to predict.
 

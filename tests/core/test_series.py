@@ -134,6 +134,21 @@ def test_split_at_a_time() -> None:
     assert per_sequence.until(2.0).mask[..., 0].tolist() == [[True, True], [True, False]]
 
 
+def test_a_cut_keeps_the_beginning_and_each_first_point() -> None:
+    times = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.5, 2.5, 4.0, 5.0]])
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]], dtype=torch.bool)[..., None]
+    covariates = torch.arange(8.0).reshape(2, 4, 1)
+    series = Series(times, torch.ones(2, 4, 1), mask, covariates)
+    cut = series.cut(1.5)
+    # The second sequence has nothing observed by 1.5, and keeps the point at 2.5.
+    assert cut.mask[..., 0].tolist() == [[True, True], [False, True]]
+    assert cut.times.tolist() == [[0.0, 1.0], [0.5, 2.5]]
+    assert cut.values.shape == (2, 2, 1) and cut.covariates is not None
+    assert cut.covariates[..., 0].tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert series.cut(9.0).length == 4
+    assert (cut.index.tolist(), cut.total) == ([0, 1], 2)
+
+
 def test_without_is_what_is_left() -> None:
     s = series(t=10)
     given = s.hide(4)

@@ -209,6 +209,8 @@ def test_the_bar_shows_loss_and_acceptance(capsys: pytest.CaptureFixture[str]) -
         ({"learning_rates": {"net": 1e-3, "energy.": 1e-3}}, "prefix 'energy.' matches no param"),
         ({"final_rate": 1.5}, "final_rate: expected a fraction"),
         ({"kl_warmup": math.nan}, "kl_warmup: expected a fraction"),
+        ({"horizon_warmup": -0.1}, "horizon_warmup: expected a fraction"),
+        ({"betas": (0.9, 1.0)}, "betas: expected two numbers in"),
         ({"energy_from": -0.1}, "energy_from: expected a fraction"),
         ({"clip_norm": 0.0}, "clip_norm: expected a positive number"),
         ({"snapshot_every": 0}, "snapshot_every: expected a whole number"),

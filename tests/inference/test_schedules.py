@@ -10,6 +10,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
+from torch import nn
 
 from pyro_lebm.inference.fit import fit
 from pyro_lebm.inference.warmup import LatentScale
@@ -112,6 +114,45 @@ def test_warm_up_ends_when_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
     fit(Linear(), Watched(), data(), max_steps=8, kl_warmup=0.5, **QUIET)
     assert scales == pytest.approx([1.0, 1e-3, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0])
+
+
+def test_the_horizon_grows_from_a_fifth_to_all() -> None:
+    seen: list[int] = []
+
+    class Level(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.zeros(()))
+
+        def forward(self, series: Series) -> None:
+            seen.append(series.length)
+            with pyro.plate("sequences", series.total, subsample=series.index):
+                x = dist.Normal(self.level, 1.0).expand(series.values.shape[1:]).to_event(2)
+                pyro.sample("x", x, obs=series.values)
+
+    class Nothing(PyroModule):
+        def forward(self, series: Series) -> None: ...
+
+    def lengths(**kwargs: Any) -> list[int]:
+        seen.clear()
+        fit(Level(), Nothing(), data(width=10), max_steps=8, **QUIET, **kwargs)
+        return seen[1:]  # the first call is that of the checks
+
+    assert lengths(horizon_warmup=0.5) == [2, 4, 6, 8, 10, 10, 10, 10]
+    assert lengths() == [10] * 8
+
+
+def test_adam_gets_the_betas_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: set[tuple[float, float]] = set()
+    step = torch.optim.Adam.step
+
+    def spy(self: torch.optim.Adam, closure: Any = None) -> Any:
+        found.add(self.param_groups[0]["betas"])
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    fit(Linear(), Encoder(), data(), max_steps=1, betas=(0.8, 0.99), **QUIET)
+    assert found == {(0.8, 0.99)}
 
 
 def test_warm_up_is_refused_for_a_guide_that_samples_the_posterior() -> None:
