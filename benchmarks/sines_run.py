@@ -53,6 +53,7 @@ class Run:
     draws: int = 20
     tested: int = TEST
     generated: int = 1000
+    export: bool = False  # posterior.nc, which takes minutes
     validation: bool = False  # score on sequences kept for choices, never on the test set
 
 
@@ -126,7 +127,7 @@ def train_langevin(run: Run, data: Data) -> Trained:
     model = latent_ode(energy_prior())
     guide = LangevinGuide(model, data.train, hot_until=0.25)
     rates = {"prior.": 1e-3}
-    options = {**common(run), "energy_from": 0.6, "batch_size": 100}
+    options = {**common(run), **without_encoder(), "energy_from": 0.6}
     history = fit(model, guide, data.train, learning_rates=rates, **options)
     return model, {"ode_lebm_langevin": guide}, {"history": history}
 
@@ -162,7 +163,7 @@ def train_short_run(run: Run, data: Data) -> Trained:
         model, data.train, steps=20, step_size=0.1, hot_until=0.0, adjusted=False, restart=True
     )
     rates = {"prior.": 2e-5}
-    options = {**common(run), "batch_size": 100}
+    options = {**common(run), **without_encoder()}
     history = fit(model, guide, data.train, learning_rates=rates, **options)
     return model, {"ode_lebm_short_run": guide}, {"history": history}
 
@@ -178,6 +179,11 @@ def common(run: Run) -> dict[str, Any]:
         "final_rate": 0.02,
         "seed": run.seed,
     }
+
+
+def without_encoder() -> dict[str, Any]:
+    """What the rows without an encoder do better with: larger batches, whole series at once."""
+    return {"batch_size": 100, "horizon_warmup": 0.0}
 
 
 TRAININGS: dict[str, Callable[[Run, Data], Trained]] = {
@@ -213,7 +219,7 @@ def measure(run: Run, folder: Path) -> dict[str, dict[str, float]]:
     for name, history in histories.items():
         history.frame.to_csv(folder / f"{run.method}_{name}.csv", index=False)
     model.save(folder / f"{run.method}_model.pt")
-    if run.method == "ode_lebm_refined":
+    if run.export:
         export(model, guides["ode_lebm_refined"], data, run, folder)
     return rows
 
