@@ -78,7 +78,7 @@ def fit(
         batch_size: sequences a step; each epoch visits every sequence once, in random order.
         learning_rate: Adam's, for parameters that no prefix below matches.
         learning_rates: rates by prefix of the parameter's name, such as `{"prior.": 5e-5}`; the
-            longest prefix wins. An energy wants far less than the rest.
+            longest prefix wins. An energy prior that none matches has a tenth of `learning_rate`.
         betas: Adam's decay rates of the two moments. A second one of .99 forgets an exploding
             gradient, as long trajectories have them, ten times sooner than the default.
         final_rate: learning rates fall along a cosine to this fraction.

@@ -12,6 +12,9 @@ from pyro.optim import PyroOptim
 from pyro.params.param_store import normalize_param_name
 from torch import Tensor
 
+# An energy's rate where none is given: an energy that outruns its chains runs away.
+ENERGY_SHARE = 0.1
+
 
 class NonFiniteGradient(ArithmeticError):
     """A gradient with a NaN or an infinity in it; raised before any parameter has moved."""
@@ -21,7 +24,8 @@ class Optimiser(PyroOptim):
     r"""Adam (Kingma & Ba 2015, arXiv 1412.6980), one learning rate for each prefix of names.
 
     The rate of a parameter is `rate(name) * factor`, where `factor` is the schedule's, times
-    `energy_factor` where the parameter belongs to an energy. Gradients are clipped group by group
+    `energy_factor` where the parameter belongs to an energy. An energy that no prefix matches has a
+    tenth of the common rate. Gradients are clipped group by group
     (a group: the parameters that share a prefix), so that an exploding field does not silence
     the energy, to the norm `clip_norm`.
 
@@ -93,8 +97,10 @@ class Optimiser(PyroOptim):
                 p.grad = None
 
     def _rate(self, name: str, p: Tensor) -> float:
-        rate = self.learning_rates.get(self.prefix(name), self.learning_rate) * self.factor
-        return rate * self.energy_factor if id(p) in self._energies else rate
+        energy = id(p) in self._energies
+        common = self.learning_rate * (ENERGY_SHARE if energy else 1.0)
+        rate = self.learning_rates.get(self.prefix(name), common) * self.factor
+        return rate * self.energy_factor if energy else rate
 
     def _check_and_clip(self, named: list[tuple[str, Tensor]]) -> None:
         groups: dict[str, list[Tensor]] = {}

@@ -49,6 +49,15 @@ class Tilted(Linear):
         super().forward(series)
 
 
+def test_an_energy_moves_at_a_tenth_of_the_rate_unless_told() -> None:
+    for rates, expected in (({}, 1e-3), ({"prior.": 4e-3}, 4e-3)):
+        model = Tilted()
+        kwargs: dict[str, Any] = {"learning_rate": 1e-2, "learning_rates": rates, **QUIET}
+        fit(model, Encoder(), data(), max_steps=1, **kwargs)
+        # Adam's first step is the rate itself.
+        assert float((model.prior.slope - 1.0).abs()) == pytest.approx(expected, rel=1e-2)
+
+
 def test_the_energy_waits_until_it_is_let_in() -> None:
     model = Tilted()
     history = fit(model, Encoder(), data(), max_steps=10, energy_from=0.5, **QUIET)
