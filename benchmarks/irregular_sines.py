@@ -111,7 +111,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 def _short(value: float) -> str:
     if value != value:
         return "-"
-    return f"{value:.0f}" if abs(value) >= 30 else f"{value:.4f}"
+    return f"{value:.0f}" if abs(value) >= 30 else f"{value:.3g}"
 
 
 def summary(results: dict[Run, dict[str, Any]]) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def benchmark(args: argparse.Namespace) -> None:
         print(f"\nhalf-width of the 95 % interval\n{table(found['half_width_95'])}")
         print("\npaired differences, mean [95 % interval]")
         for name, gap in found["paired"].items():
-            print(f"  {name}: {gap['mean']:.4f} [{gap['low']:.4f}, {gap['high']:.4f}]")
+            print(f"  {name}: {gap['mean']:.2g} [{gap['low']:.2g}, {gap['high']:.2g}]")
     print(f"\nMMD floor (real against real): {found['mmd_floor']:.4f}")
     if args.json:
         write_json(args.json, found)

@@ -85,7 +85,7 @@ class Model(PyroModule):
         with pyro.plate("sequences", series.total, subsample=series.index):
             z = pyro.sample("z0", dist.Normal(torch.zeros(1), 1.0).to_event(1))
             pyro.factor("tilt", prior(z).squeeze(-1))
-            x = self.plain_gain * decoder(z).unsqueeze(-1) + self.offset
+            x = self.plain_gain * decoder(z)[:, : series.length, None] + self.offset
             observed = dist.Normal(x, noise).mask(series.mask).to_event(2)
             pyro.sample("x", observed, obs=series.filled)
 
@@ -109,7 +109,8 @@ class Guide(PyroModule):
         encoder = self.encoder
         self.visits[series.index] += 0.01
         with pyro.plate("sequences", series.total, subsample=series.index):
-            loc, scale = encoder(series.filled[..., 0]).chunk(2, -1)
+            whole = nn.functional.pad(series.filled[..., 0], (0, 6 - series.length))
+            loc, scale = encoder(whole).chunk(2, -1)
             # What the guide remembers of earlier visits matters: forgetting it must show.
             scale = scale.exp() * self.heat + self.visits[series.index, None]
             pyro.sample("z0", dist.Normal(loc, scale).to_event(1))
@@ -139,6 +140,8 @@ def run(
         "learning_rates": {"prior.": 0.2},
         "clip_norm": 5.0,
         "kl_warmup": 0.5,
+        "horizon_warmup": 0.5,
+        "betas": (0.9, 0.99),
         "energy_from": 0.2,
         "energy_limit": 1.5,
         "max_rollbacks": 50,
@@ -269,6 +272,7 @@ def test_without_a_file_the_run_starts_anew(tmp_path: Path) -> None:
         ({"batch_size": 20}, "batch_size was 16, now 20"),
         ({"learning_rates": {"prior.": 0.1}}, r"learning_rates was \{'prior.': 0.2\}, now"),
         ({"kl_warmup": 0.25}, "kl_warmup was 0.5, now 0.25"),
+        ({"betas": (0.9, 0.9)}, r"betas was \(0.9, 0.99\), now \(0.9, 0.9\)"),
         ({"elbo": pyro.infer.Trace_ELBO(num_particles=2)}, "elbo was .* 1 part.*, now .* 2 part"),
         ({"series": data(40)}, r"series was 'Series\(N=60"),
         ({"series": data()[torch.arange(59, -1, -1)]}, "series was"),
