@@ -151,9 +151,9 @@ def anneal_twice(
 ) -> Draws:
     r"""Anneal from the prior and, independently, from the encoder; where they disagree, try harder.
 
-    An estimate :math:`\hat Z` of the evidence :math:`p(x)` by annealing has the right mean, so
-    that it seldom exceeds it by much (:math:`P(\hat Z > k\,p(x)) \le 1/k`), but a population that
-    lost much of the posterior on its way falls short of it. Where :math:`\log\hat Z` from the
+    An estimate :math:`\hat Z` of the evidence :math:`p(x)` by annealing has nearly the right mean,
+    so that it seldom exceeds it by much (:math:`P(\hat Z > k\,p(x)) \le 1/k`), but a population
+    that lost much of the posterior on its way falls short of it. Where :math:`\log\hat Z` from the
     encoder exceeds that from the prior by more than ``margin``, a few ``draws`` from the prior were
     too few, and a larger population is annealed from there. Only if that falls short too are the
     encoder's draws taken: they are near the posterior, but an encoder may know one mode of several.

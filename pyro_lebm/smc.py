@@ -29,7 +29,7 @@ class Population(NamedTuple):
         position: ``(particles, *problems, dim)``.
         log_target: ``(particles, *problems)``, unnormalised log density of each particle.
         log_evidence: ``(*problems)``, log of the ratio of the target's constant to the start's;
-            its exponential is unbiased, the logarithm is biased downwards.
+            its exponential is consistent (see `annealed_smc`), its logarithm biased downwards.
         temperatures: rungs that were climbed, the slowest problem's.
         acceptance: mean acceptance of the moves at the target, per problem.
         survivors: share of the starting particles with a descendant at the end, per problem; when
