@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -200,9 +200,10 @@ def benchmark(args: argparse.Namespace) -> None:
 
 
 def _run(method: str, seed: int, args: argparse.Namespace) -> Run:
-    small = {"tested": 12, "generated": 100} if args.quick else {}
-    run = Run(method, args.task, seed, args.seconds, validation=args.validation, **small)
-    return replace(run, export=args.demo and method == "ode_lebm_refined")
+    small: dict[str, Any] = {"tested": 12, "generated": 100} if args.quick else {}
+    export = args.demo and method == "ode_lebm_refined"
+    settings = {"export": export, "validation": args.validation, **small}
+    return Run(method, args.task, seed, args.seconds, **settings)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

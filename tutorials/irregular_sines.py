@@ -128,16 +128,16 @@ print({name: tuple(site["value"].shape) for name, site in trace.iter_stochastic_
 # | `LangevinGuide` | a chain per sequence, kept between visits | maximum likelihood by MCMC |
 # | `RefinedGuide` | the encoder, moved on by adjusted Langevin | the ELBO first, then the same |
 #
-# An energy learns by $\mathbb E_{p(z)}[\nabla E] - \mathbb E_{p(z|x)}[\nabla E]$, which takes prior
-# draws from chains of their own; it is phased in late (`energy_from`). The series grow from their
-# beginnings (`horizon_warmup`): a whole sinusoid is first fitted by a flat line.
+# The gradient of the log likelihood in an energy's parameters is $\mathbb E_{p(z)}[\nabla E] -
+# \mathbb E_{p(z|x)}[\nabla E]$: it takes prior draws too, from chains of their own. The energy is
+# phased in late (`energy_from`). First the model that the rest of this page uses:
 
 # %%
 model = latent_ode(energy_prior())
 guide = RefinedGuide(EncoderGuide(model, train), refine_from=0.85)  # the line
-warm: dict[str, Any] = {"kl_warmup": 0.1, "horizon_warmup": 0.4, "betas": (0.9, 0.95)}
+warm: dict[str, Any] = {"kl_warmup": 0.1, "clip_norm": 10.0}
 late: dict[str, Any] = {"energy_from": 0.85, "learning_rates": {"prior.": 2e-3}}
-options: dict[str, Any] = {"batch_size": 50, "learning_rate": 1e-2, "final_rate": 0.02, "seed": 0}
+options: dict[str, Any] = {"batch_size": 50, "learning_rate": 4e-3, "seed": 0}
 history = fit(model, guide, train, max_steps=size(3000, 8), **warm, **late, **options)
 
 # The two other ways, for a shorter time.
