@@ -15,7 +15,9 @@ from .fit import fit
 from .history import History
 
 
-def fit_prior(prior: EnergyPrior, draws: Tensor, **options: Any) -> History:
+def fit_prior(
+    prior: EnergyPrior, draws: Tensor, learning_rate: float = 3e-3, **options: Any
+) -> History:
     r"""Learn an energy from posterior draws, as empirical Bayes with a fixed generator.
 
     .. math:: \max_\theta \; \mathrm{E}_{x}\,\mathrm{E}_{p(z \mid x)} [\log p_\theta(z)]
@@ -28,6 +30,7 @@ def fit_prior(prior: EnergyPrior, draws: Tensor, **options: Any) -> History:
     Args:
         prior: the prior of a trained model, changed in place.
         draws: unconstrained draws ``(n, dim)`` of the training sequences' posteriors.
+        learning_rate: the energy's, and its base's.
         options: for `fit`; at least ``max_steps`` or ``max_seconds``.
 
     Returns:
@@ -49,7 +52,8 @@ def fit_prior(prior: EnergyPrior, draws: Tensor, **options: Any) -> History:
         raise ValueError(f"draws: expected shape (n, {dim}), got {tuple(draws.shape)}")
     # A sequence of one time point whose features are the latent's coordinates.
     series = Series(draws.new_zeros(1), draws.detach()[:, None, :])
-    return fit(_PriorAlone(prior), _NoLatents(), series, **options)
+    rates = {"prior.": learning_rate}  # all there is: not the tenth that `fit` gives an energy
+    return fit(_PriorAlone(prior), _NoLatents(), series, learning_rates=rates, **options)
 
 
 class _PriorAlone(PyroModule):
