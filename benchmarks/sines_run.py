@@ -182,7 +182,7 @@ def common(run: Run) -> dict[str, Any]:
 
 
 def without_encoder() -> dict[str, Any]:
-    """What the rows without an encoder do better with: larger batches, whole series at once."""
+    """What Langevin from scratch does better with: larger batches, whole series at once."""
     return {"batch_size": 100, "horizon_warmup": 0.0}
 
 

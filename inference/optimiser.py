@@ -25,9 +25,8 @@ class Optimiser(PyroOptim):
 
     The rate of a parameter is `rate(name) * factor`, where `factor` is the schedule's, times
     `energy_factor` where the parameter belongs to an energy. An energy that no prefix matches has a
-    tenth of the common rate. Gradients are clipped group by group
-    (a group: the parameters that share a prefix), so that an exploding field does not silence
-    the energy, to the norm `clip_norm`.
+    tenth of the common rate. Gradients are clipped group by group (a group: the parameters that
+    share a prefix) to the norm `clip_norm`, so that an exploding field does not silence the energy.
 
     Args:
         learning_rate: the rate of parameters that no prefix matches.
