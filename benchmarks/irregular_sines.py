@@ -222,7 +222,7 @@ def main() -> None:
         "--task", choices=("interpolation", "extrapolation"), default="interpolation"
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=230.0, help="of each training")
+    parser.add_argument("--seconds", type=float, default=240.0, help="of each training")
     parser.add_argument("--quick", action="store_true", help="a smoke run of a few seconds each")
     parser.add_argument("--resume", action="store_true", help="keep finished trainings")
     parser.add_argument("--validation", action="store_true", help="score on validation sequences")
