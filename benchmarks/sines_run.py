@@ -135,7 +135,7 @@ def train_langevin(run: Run, data: Data) -> Trained:
 
 def train_refined(run: Run, data: Data) -> Trained:
     """Energy prior; the encoder by the ELBO, then refined draws, last the energy alone."""
-    prior = energy_prior(refresh=10, steps=3)
+    prior = energy_prior(num_chains=1024, refresh=10, steps=3)
     model = latent_ode(prior)
     guide = RefinedGuide(encoder_guide(model, data, run), refine_from=0.95)
     start = time.perf_counter()
@@ -146,13 +146,13 @@ def train_refined(run: Run, data: Data) -> Trained:
         kl_warmup=0.1,
         energy_from=0.95,
         learning_rates={"prior.": 1e-3},
-        **{**common(run), "max_seconds": 0.92 * run.seconds},
+        **{**common(run), "max_seconds": 0.9 * run.seconds},
     )
     guide.train()  # the chains go on, visit after visit: eight draws of each posterior
     draws = torch.cat([guide.draw(data.train) for _ in range(8)])
     guide.eval()
     left = max(run.seconds - (time.perf_counter() - start), 0.05 * run.seconds)
-    energy = fit_prior(prior, draws, max_seconds=left, batch_size=400, learning_rate=4e-3)
+    energy = fit_prior(prior, draws, 4e-3, max_seconds=left, batch_size=400, final_rate=0.02)
     return model, {"ode_lebm_refined": guide}, {"history": history, "energy": energy}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pyro
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -16,7 +18,12 @@ from .history import History
 
 
 def fit_prior(
-    prior: EnergyPrior, draws: Tensor, learning_rate: float = 3e-3, **options: Any
+    prior: EnergyPrior,
+    draws: Tensor,
+    learning_rate: float = 3e-3,
+    *,
+    depth: float = 30.0,
+    **options: Any,
 ) -> History:
     r"""Learn an energy from posterior draws, as empirical Bayes with a fixed generator.
 
@@ -27,17 +34,23 @@ def fit_prior(
     stages of Cui, Wu & Han 2023, arXiv 2306.06323). What is fitted is a prior for *these* draws: if
     they are few or biased, so is the prior.
 
+    A few draws may lie where the base has no mass at all. The slope that would reach them digs
+    holes in between and beyond, where negatives seldom come: they are left out, with a warning.
+
     Args:
         prior: the prior of a trained model, changed in place.
         draws: unconstrained draws ``(n, dim)`` of the training sequences' posteriors.
         learning_rate: the energy's, and its base's.
+        depth: draws whose log density under the base lies further below the mean of the base's own
+            draws than this, in nats, are left out.
         options: for `fit`; at least ``max_steps`` or ``max_seconds``.
 
     Returns:
         the history; its loss is the negative unnormalised log density of the draws.
 
     Raises:
-        ValueError: for draws of another shape or that are not finite.
+        ValueError: for draws of another shape or that are not finite, a depth that is not
+            positive, or where no draw is left.
 
     Example:
         >>> import torch
@@ -50,10 +63,32 @@ def fit_prior(
     dim = prior.base().event_shape.numel()
     if draws.ndim != 2 or draws.shape[1] != dim or len(draws) < 1:
         raise ValueError(f"draws: expected shape (n, {dim}), got {tuple(draws.shape)}")
+    draws = _within(prior, draws.detach(), depth)
     # A sequence of one time point whose features are the latent's coordinates.
-    series = Series(draws.new_zeros(1), draws.detach()[:, None, :])
+    series = Series(draws.new_zeros(1), draws[:, None, :])
     rates = {"prior.": learning_rate}  # all there is: not the tenth that `fit` gives an energy
     return fit(_PriorAlone(prior), _NoLatents(), series, learning_rates=rates, **options)
+
+
+@torch.no_grad()
+def _within(prior: EnergyPrior, draws: Tensor, depth: float) -> Tensor:
+    if not depth > 0:
+        raise ValueError(f"depth: expected a positive number, got {depth}")
+    base = prior.base()
+    log_base = base.log_prob(draws.reshape((-1, *base.event_shape)))
+    with torch.random.fork_rng():
+        typical = base.log_prob(base.sample(torch.Size((2048,)))).mean()
+    # what is not finite is left in, for `fit` to refuse
+    near = ~(log_base < typical - depth)
+    if not bool(near.any()):
+        raise ValueError(f"draws: expected some within {depth} nats of the base's own, got none")
+    if not bool(near.all()):
+        warnings.warn(
+            f"fit_prior: {int((~near).sum())} of {len(draws)} draws are left out: they lie more "
+            f"than {depth:g} nats below the base's own",
+            stacklevel=3,
+        )
+    return draws[near]
 
 
 class _PriorAlone(PyroModule):

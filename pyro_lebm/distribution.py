@@ -220,15 +220,21 @@ def annealed_draws(distribution: EnergyBased, n: int, *, particles: int | None =
     for, a random ``n`` are returned: those of a population share ancestors, and the masses of its
     modes scatter as if it were small.
     """
+    options: dict[str, Any] = {}
     if particles is None:
         particles = max(2048, min(16 * n, 2**15))
-    cloud = annealed(distribution, max(n, particles)).position
+        # more and gentler rungs than where a few negatives are wanted fast
+        options = {"keep": 0.85, "moves": 5}
+    cloud = annealed(distribution, max(n, particles), **options).position
     chosen = torch.randperm(len(cloud), device=cloud.device)[:n]
     return cloud[chosen].reshape((n, *distribution.event_shape))
 
 
-def annealed(distribution: EnergyBased, particles: int) -> Population:
-    """A population carried from the base to the density; its ``log_evidence`` estimates log Z."""
+def annealed(distribution: EnergyBased, particles: int, **options: Any) -> Population:
+    """A population carried from the base to the density; its ``log_evidence`` estimates log Z.
+
+    ``options`` are those of `annealed_smc`.
+    """
     base = distribution.base
     if not is_real(base.support):
         raise ValueError(
@@ -242,7 +248,7 @@ def annealed(distribution: EnergyBased, particles: int) -> Population:
         return log_base, log_base - distribution.energy_at(value)
 
     start = base.sample(torch.Size((particles,)))
-    return annealed_smc(path, start.reshape(particles, -1))
+    return annealed_smc(path, start.reshape(particles, -1), **options)
 
 
 def is_real(support: Any) -> bool:

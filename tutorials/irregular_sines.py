@@ -14,8 +14,8 @@
 # states start. The model is a Pyro program; what infers its states is a guide or a kernel beside
 # it.
 #
-# Several minutes on one core. `PYRO_LEBM_QUICK=1` takes seconds, at sizes too small for its
-# results to mean anything. As a script it writes its pictures to `runs/tutorial/`.
+# Several minutes on one core; with `PYRO_LEBM_QUICK=1` seconds, at sizes too small to mean
+# anything. As a script it writes its pictures to `runs/tutorial/`.
 
 # %%
 import math
@@ -37,6 +37,7 @@ from pyro_lebm.energy import MLPEnergy
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, RefinedGuide, fit, plots, scores
 from pyro_lebm.inference.draws import Draws
 from pyro_lebm.inference.export import to_arviz
+from pyro_lebm.inference.fit_prior import fit_prior
 from pyro_lebm.inference.panels import panels
 from pyro_lebm.inference.posterior import anneal, best_draw, chains
 from pyro_lebm.inference.predict import posterior_predict
@@ -67,9 +68,8 @@ def show(figure: Figure, name: str) -> Figure:
 # ## 1. The data, and what is hidden
 #
 # A sequence is $x(t) = \sin(2\pi f t) + b$ plus a little noise, with its own $f \sim U(0.4, 0.8)$
-# Hz and $b \sim N(1, 0.1^2)$, at 100 irregular times in five seconds; half of the points are
-# hidden (hollow). The models are told none of this. `Series` holds times, values and what was
-# observed.
+# Hz and $b \sim N(1, 0.1^2)$, at 100 irregular times in five seconds, half of them hidden (hollow).
+# The models are told none of this. `Series` holds times, values and what was observed.
 
 # %%
 whole, known = irregular_sines(500, seed=1000, truth=True)
@@ -94,11 +94,10 @@ show(figure, "1_data")
 # $$z_0 \sim p(z_0) = \tfrac1Z\, e^{-E(z_0)}\, N(z_0; 0, I), \qquad \frac{dz}{dt} = F(z), \qquad
 #   x(t_i) \sim N(g(z(t_i)), \sigma^2).$$
 #
-# - *Prior*: an energy $E$, a small network that starts at 0, tilts a Gaussian base.
-# - *Field* $F$: what moves the state. *Emission* $g, \sigma$: how the state shows itself.
-#
-# With the energy this is ODE-LEBM (Cheng et al. 2024, arXiv 2409.03845); without, the latent ODE
-# (Rubanova et al. 2019, arXiv 1907.03907). Only the argument `prior` differs.
+# An energy $E$, a small network that starts at 0, tilts the *prior*'s Gaussian base; the *field*
+# $F$ moves the state; the *emission* $g, \sigma$ shows it. With the energy this is ODE-LEBM (Cheng
+# et al. 2024, arXiv 2409.03845); without, the latent ODE (Rubanova et al. 2019, arXiv 1907.03907).
+# Only the argument `prior` differs.
 
 # %%
 LATENT = 10
@@ -106,11 +105,11 @@ LATENT = 10
 
 def latent_ode(prior: EnergyPrior | None = None) -> LatentODE:
     field, emission = MLPField(LATENT, (100,)), GaussianEmission(LATENT, 1, (100,))
-    return LatentODE(LATENT, 1, prior=prior, field=field, emission=emission, tolerance=2e-3)
+    return LatentODE(LATENT, 1, prior=prior, field=field, emission=emission, tolerance=1e-2)
 
 
 def energy_prior() -> EnergyPrior:
-    return EnergyPrior(MLPEnergy(LATENT, (100, 100)), base=LATENT)
+    return EnergyPrior(MLPEnergy(LATENT, (100, 100)), LATENT, num_chains=1024, refresh=10, steps=3)
 
 
 trace = pyro.poutine.trace(latent_ode(energy_prior())).get_trace(train)
@@ -134,10 +133,10 @@ print({name: tuple(site["value"].shape) for name, site in trace.iter_stochastic_
 
 # %%
 model = latent_ode(energy_prior())
-guide = RefinedGuide(EncoderGuide(model, train), refine_from=0.85)  # the line
-warm: dict[str, Any] = {"kl_warmup": 0.1, "clip_norm": 10.0}
-late: dict[str, Any] = {"energy_from": 0.85, "learning_rates": {"prior.": 2e-3}}
-options: dict[str, Any] = {"batch_size": 50, "learning_rate": 4e-3, "seed": 0}
+guide = RefinedGuide(EncoderGuide(model, train), refine_from=0.95)  # the line
+warm: dict[str, Any] = {"kl_warmup": 0.1, "horizon_warmup": 0.4, "betas": (0.9, 0.95)}
+late: dict[str, Any] = {"energy_from": 0.95, "learning_rates": {"prior.": 1e-3}}
+options: dict[str, Any] = {"batch_size": 50, "learning_rate": 1e-2, "final_rate": 0.02, "seed": 0}
 history = fit(model, guide, train, max_steps=size(3000, 8), **warm, **late, **options)
 
 # The two other ways, for a shorter time.
@@ -152,8 +151,7 @@ langevin_history = fit(pure, langevin, train, max_steps=size(60, 4), **late, **o
 # For sequences that training never saw, `guide.posterior` anneals a population of draws to the
 # posterior by sequential Monte Carlo (SMC) from the prior, so that modes get their right weights; a
 # `RefinedGuide` anneals another from the encoder, and tries harder where that one fits the data
-# better. An `EncoderGuide` alone is taken at its word. Trainings differ in length: this shows that
-# all runs, not what is best. Losses do not compare: that of a guide which samples bounds nothing.
+# better. An `EncoderGuide` alone is taken at its word. These trainings differ in length: no race.
 
 # %%
 some = torch.arange(size(24, 6))
@@ -230,12 +228,17 @@ show(figure, "3_two_points")
 # ## 5. What the energy is for
 #
 # An emission learns from states that posteriors visit; generation asks it about states that the
-# *prior* visits, and the energy is to move the prior there. How far so short a training of it
-# gets, the numbers say: the squared maximum mean discrepancy (MMD) to fresh data of unconditional
-# curves, without the emission's noise, from the base alone and from the prior. Its floor is that
-# of other fresh data. For a latent ODE trained as long as ODE-LEBM, see the benchmark.
+# *prior* visits, and the energy is to move the prior there. At the end of `fit` it has only begun
+# to; `fit_prior` goes on with it alone, on draws of the training posteriors, without a trajectory.
+# How far it gets, the squared maximum mean discrepancy (MMD) to fresh data says, of unconditional
+# curves from the base alone and from the prior. Its floor is that of other fresh data.
 
 # %%
+guide.train()  # the chains of the training sequences go on from where they are
+visited = torch.cat([guide.draw(train) for _ in range(size(8, 1))])
+guide.eval()
+fit_prior(model.prior, visited, 4e-3, max_steps=size(600, 4), batch_size=400, final_rate=0.02)
+
 count = size(500, 40)
 prior = model.prior()
 z = prior.sample((count,))
@@ -254,8 +257,8 @@ show(plots.plot_generated(generated, times, time_label=seconds), "4_generated")
 energy = model.prior.energy(z.requires_grad_(True))
 (slope,) = torch.autograd.grad(energy.sum(), z)
 z = z.detach()
-print(f"energy of prior draws: sd {energy.std().item():.2f} nats, ", end="")
-print(f"mean norm of the gradient {slope.norm(dim=-1).mean().item():.2f} nats per unit")
+steepness = slope.norm(dim=-1).mean().item()
+print(f"energy: sd {energy.std().item():.2f} nats, mean gradient {steepness:.2f} nats per unit")
 print("log Z = {:.3f}, standard error {:.3f}".format(*model.prior.estimate_log_z(size(2048, 64))))
 
 # %% [markdown]
@@ -263,8 +266,7 @@ print("log Z = {:.3f}, standard error {:.3f}".format(*model.prior.estimate_log_z
 # likelihood would have the two clouds agree; where they do not, learning has not finished.
 
 # %%
-visited = guide.draw(train.batch(torch.arange(size(200, 20))))
-show(plots.plot_energy(model.prior().log_prob, z, visited), "5_energy")
+show(plots.plot_energy(model.prior().log_prob, z, visited[: len(train)]), "5_energy")
 
 # %% [markdown]
 # ## 6. Diagnosis: the same program under MCMC
@@ -295,9 +297,8 @@ show(plots.plot_chains(long, components=worst), "6_chains")
 # %% [markdown]
 # Shown are the two latents of largest R-hat. Where chains agree, traces overlap, rank histograms
 # are flat and R-hat is near 1 (below 1.01, Vehtari et al. 2021). The chains that *train* a model
-# are far shorter, ten steps a visit for `LangevinGuide`: not converged, by design; only long ones
-# from many starts show what the posterior is like. Of SMC the order of draws means nothing; its
-# R-hat compares populations.
+# are far shorter, ten steps a visit for `LangevinGuide`: not converged, by design. Of SMC the order
+# of draws means nothing; its R-hat compares populations.
 
 # %%
 short = chains(guide.program, sparse, num_chains=4, draws=10, warmup=0)
@@ -308,10 +309,9 @@ show(plots.plot_convergence(runs), "7_convergence")
 # A large R-hat says *that* chains disagree. About what? Here, the frequency, read below off each
 # draw's curve by least squares. Two points say so little that brute force can be the reference:
 # many prior draws, weighted by their likelihood. Between two frequencies that fit lie curves that
-# miss a point: a chain of small steps stays in a mode or leaves it seldom, and where it sits says
-# where it started rather than what the mode weighs. Annealing starts with particles everywhere,
-# and resampling gives each mode particles by its mass; that is why `guide.posterior` anneals. Its
-# own Monte Carlo error shows in how the four populations differ.
+# miss a point: a chain of small steps seldom leaves a mode, and where it sits says where it started
+# rather than what the mode weighs. Annealing starts with particles everywhere and gives each mode
+# some by its mass: so `guide.posterior` anneals. Its error shows in how the populations differ.
 
 # %%
 grid = torch.linspace(0.3, 0.9, 241)

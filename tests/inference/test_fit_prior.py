@@ -85,3 +85,24 @@ def test_every_step_draws_its_own_negatives_though_nothing_moves() -> None:
     prior.chains.run = counted  # type: ignore[method-assign]
     fit_prior(prior, torch.randn(20, 2), max_steps=3, learning_rate=1e-30, progress=False)
     assert len(visits) == 3
+
+
+def test_draws_far_from_the_base_are_left_out() -> None:
+    torch.manual_seed(0)
+    draws = torch.cat([two_modes(98), torch.full((2, 2), 20.0)])
+    prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=16)
+    with pytest.warns(UserWarning, match="2 of 100 draws are left out: they lie more than 30 nats"):
+        history = fit_prior(prior, draws, max_steps=1, batch_size=100, progress=False)
+    # log density of 98 draws, under the base alone as the energy is 0
+    expected = -torch.distributions.Normal(0.0, 1.0).log_prob(draws[:98]).sum()
+    assert history.last["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("depth", "message"),
+    [(0.0, "depth: expected a positive number, got 0.0"), (1.0, "draws: expected some within 1.0")],
+)
+def test_a_depth_without_sense_is_refused(depth: float, message: str) -> None:
+    prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=16)
+    with pytest.raises(ValueError, match=message):
+        fit_prior(prior, torch.full((9, 2), 9.0), max_steps=1, depth=depth)
