@@ -129,7 +129,8 @@ print({name: tuple(site["value"].shape) for name, site in trace.iter_stochastic_
 #
 # The gradient of the log likelihood in an energy's parameters is $\mathbb E_{p(z)}[\nabla E] -
 # \mathbb E_{p(z|x)}[\nabla E]$: it takes prior draws too, from chains of their own. The energy is
-# phased in late (`energy_from`). First the model that the rest of this page uses:
+# phased in late (`energy_from`); `fit_prior` goes on with it alone, on posterior draws, without a
+# trajectory. First the model that the rest of this page uses:
 
 # %%
 model = latent_ode(energy_prior())
@@ -138,6 +139,11 @@ warm: dict[str, Any] = {"kl_warmup": 0.1, "horizon_warmup": 0.4, "betas": (0.9, 
 late: dict[str, Any] = {"energy_from": 0.95, "learning_rates": {"prior.": 1e-3}}
 options: dict[str, Any] = {"batch_size": 50, "learning_rate": 1e-2, "final_rate": 0.02, "seed": 0}
 history = fit(model, guide, train, max_steps=size(3000, 8), **warm, **late, **options)
+
+guide.train()  # the chains of the training sequences go on from where they are
+visited = torch.cat([guide.draw(train) for _ in range(size(8, 1))])
+guide.eval()
+fit_prior(model.prior, visited, 4e-3, max_steps=size(600, 4), batch_size=400, final_rate=0.02)
 
 # The two other ways, for a shorter time.
 classical = latent_ode()
@@ -228,17 +234,11 @@ show(figure, "3_two_points")
 # ## 5. What the energy is for
 #
 # An emission learns from states that posteriors visit; generation asks it about states that the
-# *prior* visits, and the energy is to move the prior there. At the end of `fit` it has only begun
-# to; `fit_prior` goes on with it alone, on draws of the training posteriors, without a trajectory.
-# How far it gets, the squared maximum mean discrepancy (MMD) to fresh data says, of unconditional
-# curves from the base alone and from the prior. Its floor is that of other fresh data.
+# *prior* visits, and the energy is to move the prior there. How far it does, the squared maximum
+# mean discrepancy (MMD) to fresh data says, of unconditional curves from the base alone and from
+# the prior. Its floor is that of other fresh data.
 
 # %%
-guide.train()  # the chains of the training sequences go on from where they are
-visited = torch.cat([guide.draw(train) for _ in range(size(8, 1))])
-guide.eval()
-fit_prior(model.prior, visited, 4e-3, max_steps=size(600, 4), batch_size=400, final_rate=0.02)
-
 count = size(500, 40)
 prior = model.prior()
 z = prior.sample((count,))
