@@ -20,6 +20,9 @@ OPTIMAL_ACCEPTANCE = 0.574
 """The acceptance at which MALA mixes fastest in high dimension (Roberts & Rosenthal 1998)."""
 
 
+LARGEST_LOSS = 1000.0  # nats
+
+
 class State(NamedTuple):
     """Positions ``(*chains, dim)`` with the target's log density ``(*chains)`` and its gradient."""
 
@@ -61,6 +64,22 @@ def finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
+def where_finite(new: State, old: State) -> tuple[State, Tensor]:
+    """``new`` where its density is positive, elsewhere ``old``; where that is, ``(*chains, 1)``.
+
+    For unadjusted steps, which no acceptance keeps inside: one that loses a thousand nats is on
+    its way out for good, and not taken either.
+    """
+    inside = torch.isfinite(new.log_density) & (new.log_density > old.log_density - LARGEST_LOSS)
+    wide = inside.unsqueeze(-1)
+    kept = State(
+        torch.where(wide, new.position, old.position),
+        torch.where(inside, new.log_density, old.log_density),
+        torch.where(wide, new.gradient, old.gradient),
+    )
+    return kept, wide
+
+
 def check_step_size(step_size: float | Tensor) -> None:
     """Refuse a step size that is not positive.
 
@@ -72,7 +91,7 @@ def check_step_size(step_size: float | Tensor) -> None:
         raise ValueError(f"step_size: expected a positive number, got {smallest}")
 
 
-def _spread(step_size: float | Tensor, position: Tensor) -> Tensor:
+def spread(step_size: float | Tensor, position: Tensor) -> Tensor:
     """A step size per chain ``(*chains)`` or one for all, ready to multiply positions."""
     step = torch.as_tensor(step_size, dtype=position.dtype, device=position.device)
     return step.unsqueeze(-1) if step.ndim else step
@@ -89,7 +108,7 @@ def propose(state: State, step_size: float | Tensor, scale: float | Tensor = 1.0
         step_size: the noise's standard deviation ``s``, one for all chains or ``(*chains)``.
         scale: diagonal preconditioner ``c``, broadcastable to the positions.
     """
-    s = _spread(step_size, state.position) * scale
+    s = spread(step_size, state.position) * scale
     noise = torch.randn_like(state.position)
     return state.position + 0.5 * s * s * state.gradient + s * noise
 
@@ -129,15 +148,27 @@ def mala_step(
         >>> acceptance.shape
         torch.Size([4])
     """
+    state, probability, _ = mala_move(log_density, state, step_size, scale)
+    return state, probability
+
+
+def mala_move(
+    log_density: LogDensity,
+    state: State,
+    step_size: float | Tensor,
+    scale: float | Tensor = 1.0,
+) -> tuple[State, Tensor, Tensor]:
+    """`mala_step`, with the log of the acceptance ratio, which may lie above 0, as well."""
     new = evaluate(log_density, propose(state, step_size, scale))
-    return accept(state, new, log_acceptance(state, new, step_size, scale))
+    log_ratio = log_acceptance(state, new, step_size, scale)
+    return *accept(state, new, log_ratio), log_ratio
 
 
 def log_acceptance(
     old: State, new: State, step_size: float | Tensor, scale: float | Tensor = 1.0
 ) -> Tensor:
     """Log of the Metropolis-Hastings ratio of a Langevin proposal ``old -> new``, per chain."""
-    s = _spread(step_size, old.position) * scale
+    s = spread(step_size, old.position) * scale
 
     def log_kernel(a: State, b: State) -> Tensor:
         residual = (b.position - a.position - 0.5 * s * s * a.gradient) / s
