@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from .program import Model, Program
+
+Strategy = Literal["auto", "vmap", "plate", "loop"]
+STRATEGIES = ("auto", "vmap", "plate", "loop")
 
 
 class Potential:
     r"""Potential energy :math:`U(z) = -\log p(x, z) - \log|J(z)|` of one chain, parameters frozen.
 
     ``z`` is one flat unconstrained vector of all latent sites; J is the Jacobian of the map to the
-    sites' supports. `single` scores one chain; calling the object scores a batch of them by
-    ``torch.func.vmap``, which is right for any program without Python branches on latent values.
+    sites' supports. `single` scores one chain; calling the object scores a batch of them.
 
     Args:
         program: the program read off one trace.
+        strategy: how a batch is scored. ``"vmap"`` maps one run of the program over all chains,
+            right for any program without Python branches on latent values; ``"loop"`` scores chain
+            by chain; ``"auto"``, the default, is vmap, and a loop where there is no rule for that;
+            ``"plate"`` runs the program once in a further plate, often faster, right only for a
+            program that broadcasts, and compared with `single` here.
 
     Attributes:
         dim: length of ``z``.
 
     Raises:
-        ValueError: for a program with a subsampled plate: its posterior is not that of the data.
+        ValueError: for a program with a subsampled plate: its posterior is not that of the data;
+            for ``strategy="plate"`` where it disagrees with `single`. When called with
+            ``strategy="vmap"``: for an operation without a rule.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
@@ -36,16 +46,34 @@ class Potential:
         torch.Size([8])
     """
 
-    def __init__(self, program: Program, *, engine: Literal["eager"] = "eager") -> None:
+    def __init__(
+        self, program: Program, *, engine: Literal["eager"] = "eager", strategy: Strategy = "auto"
+    ) -> None:
         if engine != "eager":
             raise ValueError(f"engine: expected 'eager', got {engine!r}")
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
         for name, (size, full) in program.minibatches.items():
             raise ValueError(
                 f"model: expected full data, got plate {name!r} with a minibatch of {size} out of "
                 f"{full}"
             )
-        self.program, self.engine = program, engine
+        self.program, self.engine, self.strategy = program, engine, strategy
         self.dim = program.dim * program.elements.numel()
+        if strategy == "plate":
+            self._check_plate()
+
+    def _check_plate(self) -> None:
+        """Compare the plate with one chain at a time, at a few points near the program's own."""
+        points = torch.stack([self.program.draw.reshape(-1)] * 3)
+        points = points + 0.1 * torch.randn_like(points)
+        together = self.program.log_joint_in_plate(self._per_element(points))
+        alone = -torch.stack([self.single(point) for point in points])
+        if not torch.allclose(together, alone, rtol=1e-4, atol=1e-3, equal_nan=True):
+            raise ValueError(
+                "strategy: 'plate' expects a program that broadcasts over a further plate, got log "
+                f"densities {together.tolist()} for {alone.tolist()}; use strategy='vmap'"
+            )
 
     def _per_element(self, z: Tensor) -> Tensor:
         return z.reshape((*z.shape[:-1], *self.program.elements, self.program.dim))
@@ -60,8 +88,23 @@ class Potential:
         """The potential of many chains: ``(*chains, dim) -> (*chains)``."""
         if z.ndim < 2 or z.shape[-1] != self.dim:
             raise ValueError(f"z: expected shape (*chains, {self.dim}), got {tuple(z.shape)}")
+        flat = z.reshape(-1, self.dim)
+        if self.strategy == "loop":
+            found = torch.stack([self.single(one) for one in flat])
+        elif self.strategy == "plate":
+            found = -self.program.log_joint_in_plate(self._per_element(flat))
+        else:
+            found = self._mapped(flat)
+        return found.reshape(z.shape[:-1])
+
+    def _mapped(self, z: Tensor) -> Tensor:
         log_density = self.program.log_density(self._per_element(z))
-        return -log_density.reshape((*z.shape[:-1], -1)).sum(-1)
+        if self.strategy == "vmap" and self.program.unmapped is not None:
+            raise ValueError(
+                f"strategy: 'vmap' has no rule for what the model does {self.program.unmapped} "
+                "Use strategy='loop', or 'plate' for a model that broadcasts over a further plate"
+            )
+        return -log_density.reshape(len(z), -1).sum(-1)
 
     def log_density(self, z: Tensor) -> Tensor:
         """-U, the form that `pyro_lebm.langevin` takes."""
@@ -79,7 +122,11 @@ class Potential:
 
 
 def potential(
-    model: Model, *args: Any, engine: Literal["eager"] = "eager", **kwargs: Any
+    model: Model,
+    *args: Any,
+    engine: Literal["eager"] = "eager",
+    strategy: Strategy = "auto",
+    **kwargs: Any,
 ) -> Potential:
     """The potential energy of ``model(*args, **kwargs)``; see `Potential`."""
-    return Potential(Program.read(model, *args, **kwargs), engine=engine)
+    return Potential(Program.read(model, *args, **kwargs), engine=engine, strategy=strategy)

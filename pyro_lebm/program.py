@@ -11,14 +11,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from .distribution import annealed
 from .frozen import frozen
 from .reading import MANY, Plate, Reading, Site, reading, tilted
+from .scoring import Score, ScoreTogether
 
 Model = Callable[..., Any]
 
@@ -53,6 +51,7 @@ class Program:
     minibatches: dict[str, tuple[int, int]]
     _said: dict[str, Any] = field(default_factory=dict, repr=False)
     _loops: list[str] = field(default_factory=list, repr=False)  # why, if it cannot be mapped
+    watchers: list[Callable[[str], None]] = field(default_factory=list, repr=False)
 
     # Reading
 
@@ -169,12 +168,7 @@ class Program:
             two tensors ``(*leading, *elements)``.
         """
         lead = z.shape[: z.ndim - 1 - len(self.common)]
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(pyro.validation_enabled(False))
-            # outside of `frozen`, which has to see the parameters
-            stack.enter_context(poutine.block())
-            stack.enter_context(frozen(self.model))
+        with self._scoring():
             if not lead:
                 return self._score(z)
             flat = z.reshape((lead.numel(), *z.shape[len(lead) :]))
@@ -182,16 +176,30 @@ class Program:
         prior, likelihood = (part.reshape(z.shape[:-1]) for part in parts)
         return prior, likelihood
 
+    @contextmanager
+    def _scoring(self) -> Iterator[None]:
+        """Parameters held fixed, out of sight of whatever messengers are around."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(pyro.validation_enabled(False))
+            # outside of `frozen`, which has to see the parameters
+            stack.enter_context(poutine.block())
+            stack.enter_context(frozen(self.model))
+            yield
+
     def _score_many(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if len(z) > 1 and not self._loops:
+            seen: list[str] = []
             try:
-                found: tuple[Tensor, Tensor] = torch.func.vmap(self._score)(z)
+                with self.watched(seen.append):
+                    found: tuple[Tensor, Tensor] = torch.func.vmap(self._score)(z)
                 return found
             except RuntimeError as error:
                 # What cannot be mapped (adaptive solvers) says so in these words, each time alike.
                 if not any(word in str(error) for word in ("vmap", "functorch", "setup_context")):
                     raise
-                self._loops.append(str(error))
+                where = f"after site {seen[-1]!r}" if seen else "before the first site"
+                self._loops.append(f"{where}: {str(error).splitlines()[0]}")
         priors, likelihoods = zip(*map(self._score, z), strict=True)
         return torch.stack(priors), torch.stack(likelihoods)
 
@@ -199,6 +207,32 @@ class Program:
         """Log joint density per element, ``(*leading, *elements)``; see `log_parts`."""
         prior, likelihood = self.log_parts(z)
         return prior + likelihood
+
+    @property
+    def unmapped(self) -> str | None:
+        """Where and why vmap could not map the program, once that was tried."""
+        return self._loops[0] if self._loops else None
+
+    def log_joint_in_plate(self, z: Tensor) -> Tensor:
+        """Log joint densities ``(chains)`` at ``(chains, *elements, dim)``, from one run inside a
+        further plate: fast, and right only for a program written to broadcast.
+
+        Raises:
+            ValueError: for a site whose log probabilities are not of the plate's shape.
+        """
+        chains, nesting = len(z), max((-plate.dim for plate in self.plates.values()), default=0)
+        values = {}
+        for name, (value, jacobian) in self._unconstrained_values(z):
+            batch = len(next(site for site in self.sites if site.name == name).batch)
+            pad = (chains, *[1] * (nesting - batch))
+            values[name] = (
+                value.reshape(pad + value.shape[1:]),
+                None if jacobian is None else jacobian.reshape(pad + jacobian.shape[1:]),
+            )
+        score = ScoreTogether(self, values, -nesting - 1, chains)
+        with self._scoring(), pyro.plate(MANY, chains, dim=-nesting - 1), score:
+            self.model(*self.args, **self.kwargs)
+        return z.new_zeros(chains) + score.total
 
     def log_z(self, particles: int = 2048) -> Tensor:
         """What `log_parts` lacks per element to be normalised: log Z of the energies, by annealing.
@@ -214,7 +248,7 @@ class Program:
         return total
 
     def _score(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        score = _Score(self, dict(self._unconstrained_values(z)))
+        score = Score(self, dict(self._unconstrained_values(z)))
         with score:
             self.model(*self.args, **self.kwargs)
         zero = z.new_zeros(self.elements)
@@ -229,9 +263,19 @@ class Program:
                 continue
             value = site.transform(u)
             jacobian = site.transform.log_abs_det_jacobian(u, value)
-            spare = list(range(len(site.batch), jacobian.ndim))
+            lead = u.ndim - len(site.batch) - len(site.event)
+            spare = list(range(lead + len(site.batch), jacobian.ndim))
             # torch reads an empty list of dimensions as all of them
             yield site.name, (value, jacobian.sum(spare) if spare else jacobian)
+
+    @contextmanager
+    def watched(self, watcher: Callable[[str], None]) -> Iterator[None]:
+        """Tell ``watcher`` the name of each site as soon as it is scored."""
+        self.watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self.watchers.remove(watcher)
 
     def reduce(self, log_prob: Tensor) -> Tensor:
         """Sum a site's log probability over all dimensions but those of the common plates."""
@@ -296,42 +340,3 @@ class Program:
         for site in self.sites:
             with self.inside(site.plates):
                 pyro.sample(site.name, dist.Delta(values[site.name], event_dim=site.event_dim))
-
-
-class _Score(Messenger):
-    """Fixes latent sites and adds up log probabilities per element."""
-
-    def __init__(self, program: Program, values: dict[str, tuple[Tensor, Tensor | None]]) -> None:
-        super().__init__()
-        self.program, self.values = program, values
-        self.prior: Tensor | float = 0.0
-        self.likelihood: Tensor | float = 0.0
-        shares = [program.plates[name] for name in program.common]
-        self.minibatch = torch.Size(p.full_size for p in shares).numel() / max(
-            torch.Size(p.size for p in shares).numel(), 1
-        )
-
-    def _pyro_sample(self, msg: Any) -> None:
-        name = msg["name"]
-        if isinstance(msg["fn"], _Subsample):
-            msg["value"] = self.program.plates[name].index if name in self.program.plates else None
-        elif name in self.values:
-            msg["value"] = self.values[name][0]
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if isinstance(msg["fn"], _Subsample) or msg["infer"].get("_deterministic"):
-            return
-        if msg["name"] not in self.values and not msg["is_observed"]:
-            raise ValueError(
-                f"model: expected the latent sites {list(self.values)}, got {msg['name']!r} too; "
-                "which sites there are must not depend on their values"
-            )
-        log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-        log_prob = scale_and_mask(log_prob, msg["scale"] / self.minibatch, msg["mask"])
-        if msg["name"] not in self.values:
-            self.likelihood = self.likelihood + self.program.reduce(log_prob)
-            return
-        self.prior = self.prior + self.program.reduce(log_prob)
-        jacobian = self.values[msg["name"]][1]
-        if jacobian is not None:
-            self.prior = self.prior + self.program.reduce(jacobian)

@@ -129,9 +129,10 @@ def dense_output(
 
 def _shared(rows: list[Tensor], weights: list[Tensor], positions: tuple[Tensor, ...]) -> Tensor:
     """One (T, 2K + 2) matrix for all sequences: a single product, whose backward is one too."""
-    matrix = weights[0].new_zeros(len(weights[0]), len(rows))
-    # The four columns of a row differ, so a plain scatter loses nothing.
-    matrix.scatter_(1, torch.stack(positions, dim=1), torch.stack(weights, dim=1))
+    # The four columns of a row differ, so a plain scatter loses nothing. (Not in place: what is
+    # traced may not write into what is not.)
+    zero = weights[0].new_zeros(len(weights[0]), len(rows))
+    matrix = zero.scatter(1, torch.stack(positions, dim=1), torch.stack(weights, dim=1))
     path: Tensor = matrix @ torch.stack(rows).flatten(1)
     return path.view(len(path), *rows[0].shape).movedim(0, -2).contiguous()
 
