@@ -1,0 +1,185 @@
+"""Many chains of one kernel, and what their warm-up learns."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_lebm.adaptation import DualAverage, dual_average, update, windows
+from pyro_lebm.langevin import LogDensity, State, evaluate
+from pyro_lebm.metric import Metric, Moments, add, learned, no_moments, unit_metric
+
+# Dense metrics cost the cube of the dimension at each window, and its square at each step.
+LARGEST_DENSE = 100
+# What the search for a first step size crosses, as in Stan.
+FIRST_ACCEPTANCE = 0.8
+DIVERGING = 1000.0  # nats of energy error
+
+
+class Move(NamedTuple):
+    """What a kernel makes of a state: all of shape ``(*chains)`` but the first two."""
+
+    state: State
+    momentum: Tensor  # (*chains, dim), or None-like (*chains, 0) for kernels without
+    acceptance: Tensor  # probability, that of a test not made for unadjusted kernels
+    error: Tensor  # of the energy, in nats
+    energy: Tensor | None = None  # the Hamiltonian, of kernels with momentum
+
+
+class Mover(Protocol):
+    """A way to move chains, and what is to be learned for it: see `pyro_lebm.inference.kernel`."""
+
+    step_size: float
+    adapt_step_size: bool
+    metric: Literal["auto", "dense", "diag", "none"]
+    target_acceptance: float
+    gradients: int
+
+    def begin(self, state: State) -> Tensor:
+        """Momenta to start with."""
+
+    def move(self, target: LogDensity, state: State, momentum: Tensor, step_size: Tensor) -> Move:
+        """Advance all chains."""
+
+    def score(self, move: Move) -> Tensor:
+        """What the step size is tuned by."""
+
+    def dense(self, dim: int) -> bool:
+        """Whether the metric mixes directions."""
+
+
+class Statistics(NamedTuple):
+    """Of one draw, ``(*chains)`` each."""
+
+    lp: Tensor
+    acceptance_rate: Tensor
+    step_size: Tensor
+    n_steps: Tensor
+    diverging: Tensor
+    energy: Tensor | None
+
+
+class Sampler:
+    """Chains of a kernel on a target, advanced together; adapts for ``warmup`` steps.
+
+    Args:
+        kernel: makes the moves.
+        log_density: the target, ``(chains, dim) -> (chains)``.
+        position: where the chains start, ``(chains, dim)``.
+        warmup: steps of adaptation; the step size and the metric stay as they are afterwards.
+
+    Attributes:
+        t: steps made.
+        metric: white coordinates, in which the kernel moves.
+        step_size: a number shared by all chains.
+    """
+
+    def __init__(
+        self, kernel: Mover, log_density: LogDensity, position: Tensor, warmup: int
+    ) -> None:
+        self.kernel, self.warmup, self.t = kernel, warmup, 0
+        self._log_density = log_density
+        self._ends = frozenset(windows(warmup)) if kernel.metric != "none" else frozenset()
+        self.metric = unit_metric(position, kernel.dense(position.shape[-1]))
+        self.step_size = torch.tensor(kernel.step_size, dtype=torch.float64)
+        self._enter(evaluate(log_density, position))
+        if self._adapts_step:
+            self._find_step()
+
+    @property
+    def _adapts_step(self) -> bool:
+        return self.kernel.adapt_step_size and self.t < self.warmup
+
+    @property
+    def position(self) -> Tensor:
+        """Where the chains are, ``(chains, dim)``."""
+        return self.metric.position(self.state.position)
+
+    def _enter(self, state: State) -> None:
+        """Go on from a state of the target, in the metric as it is."""
+        self.state = self.metric.state(state)
+        self.momentum = self.kernel.begin(self.state)
+        self._moments = no_moments(state.position, self.metric.dense)
+        self._average = dual_average(self.step_size)
+
+    def move_to(self, position: Tensor) -> None:
+        """Go on from other positions."""
+        self.state = self.metric.state(evaluate(self._log_density, position))
+        self.momentum = self.kernel.begin(self.state)
+
+    def _target(self, white: Tensor) -> Tensor:
+        return self._log_density(self.metric.position(white))
+
+    def _move(self) -> Move:
+        return self.kernel.move(self._target, self.state, self.momentum, self.step_size)
+
+    def advance(self) -> Statistics:
+        """One move of all chains."""
+        move = self._move()
+        used = self.step_size
+        self.state, self.momentum = move.state, move.momentum
+        self.t += 1
+        if self.t <= self.warmup:
+            self._adapt(move)
+        lp = move.state.log_density
+        return Statistics(
+            lp,
+            move.acceptance,
+            used.to(lp).expand(lp.shape),
+            torch.full_like(lp, self.kernel.gradients, dtype=torch.long),
+            ~(move.error <= DIVERGING),
+            move.energy,
+        )
+
+    def _adapt(self, move: Move) -> None:
+        if self.kernel.adapt_step_size:
+            score = self.kernel.score(move).mean().cpu()
+            self._average = update(self._average, score, self.kernel.target_acceptance)
+            done = self.t == self.warmup
+            self.step_size = (self._average.log_average if done else self._average.log_step).exp()
+        if self._ends:
+            self._moments = add(self._moments, self.state.position, self.state.gradient)
+        if self.t in self._ends:
+            self._learn_metric()
+
+    def _learn_metric(self) -> None:
+        state = self.metric.unwhitened(self.state)
+        self.metric = learned(self.metric, self._moments)
+        self._enter(state)
+        if self._adapts_step:
+            self._find_step()
+
+    def _find_step(self) -> None:
+        """Double or halve the step until acceptance crosses .8 (Hoffman & Gelman 2014)."""
+        direction = 0.0
+        for _ in range(100):
+            score = float(self.kernel.score(self._move()).mean())
+            found = 1.0 if score > FIRST_ACCEPTANCE else -1.0
+            if direction and found != direction:
+                break
+            direction = found
+            self.step_size = self.step_size * 2.0**direction
+        self._average = dual_average(self.step_size)
+
+    # Saving
+
+    def get_state(self) -> dict[str, Any]:
+        """All that the next move depends on, but the random numbers."""
+        return {
+            "t": self.t,
+            "step_size": self.step_size,
+            "metric": tuple(self.metric),
+            "state": tuple(self.state),
+            "momentum": self.momentum,
+            "moments": tuple(self._moments),
+            "average": tuple(self._average),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go where `get_state` was."""
+        self.t, self.step_size, self.momentum = state["t"], state["step_size"], state["momentum"]
+        self.metric, self.state = Metric(*state["metric"]), State(*state["state"])
+        self._moments = Moments(*state["moments"])
+        self._average = DualAverage(*state["average"])
