@@ -1,0 +1,175 @@
+"""What many chains sample: a Pyro program or a potential function, over flat positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
+from torch import Tensor
+
+from pyro_lebm.langevin import evaluate
+from pyro_lebm.potential import Potential, Strategy
+from pyro_lebm.program import Model, Program
+
+RADIUS = 2.0  # of Pyro's init_to_uniform, in unconstrained space
+TRIES = 100
+
+
+class Target(Protocol):
+    """A density over positions ``(chains, dim)``."""
+
+    dim: int
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """``(chains, dim) -> (chains)``."""
+
+    def constrain(self, z: Tensor) -> dict[str, Tensor]:
+        """Named values on their supports, ``(*leading, *site shape)``."""
+
+    def pack(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Named unconstrained values ``(chains, *shape)`` to positions."""
+
+    def initial(self, chains: int) -> Tensor:
+        """Where chains start, at points of positive density."""
+
+
+class ModelTarget:
+    """The posterior of a Pyro program.
+
+    Args:
+        model, args, kwargs: the program and what it is called with.
+        strategy: how its chains are evaluated together, see `VectorizedMCMC`.
+        init_strategy: as for Pyro's kernels.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        strategy: Strategy,
+        init_strategy: Callable[..., Any] = init_to_uniform,
+    ) -> None:
+        # not by `potential`: the model may have arguments of those names itself
+        self.potential = Potential(Program.read(model, *args, **kwargs), strategy=strategy)
+        self.dim, self._init_strategy = self.potential.dim, init_strategy
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Log joint density, ``(chains)``."""
+        return self.potential.log_density(z)
+
+    def constrain(self, z: Tensor) -> dict[str, Tensor]:
+        """Site values on their supports."""
+        return self.potential.constrain(z)
+
+    def pack(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Unconstrained site values to positions.
+
+        Raises:
+            ValueError: for names other than the latent sites'.
+        """
+        sites = self.potential.program.sites
+        names = {site.name for site in sites}
+        if set(values) != names:
+            raise ValueError(
+                f"initial_params: expected the sites {sorted(names)}, got {sorted(values)}"
+            )
+        constrained = {site.name: site.transform(values[site.name]) for site in sites}
+        packed = self.potential.program.pack(constrained)
+        return packed.reshape(len(packed), self.dim)
+
+    def initial(self, chains: int) -> Tensor:
+        """Uniform in (-2, 2) of unconstrained space, or as ``init_strategy`` says."""
+        return _valid(self, self._candidates, chains)
+
+    def _candidates(self, n: int) -> Tensor:
+        program = self.potential.program
+        if self._init_strategy is init_to_uniform:
+            like = program.draw
+            return like.new_empty(n, self.dim).uniform_(-RADIUS, RADIUS)
+        names = [site.name for site in program.sites]
+        model = InitMessenger(self._init_strategy)(program.model)
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        for _ in range(n):
+            with poutine.block(), poutine.trace() as trace:
+                model(*program.args, **program.kwargs)
+            for name in names:
+                found[name].append(torch.as_tensor(trace.trace.nodes[name]["value"]).detach())
+        packed = program.pack({name: torch.stack(values) for name, values in found.items()})
+        return packed.reshape(n, self.dim)
+
+
+class FunctionTarget:
+    """The density exp(-U) of a potential function of named unconstrained values.
+
+    Args:
+        potential_fn: ``{name: value} -> ()``, of one chain.
+        shapes: of the values.
+        strategy: ``"vmap"`` or ``"loop"``.
+        transforms: from supports to unconstrained space, as Pyro's kernels take them.
+    """
+
+    def __init__(
+        self,
+        potential_fn: Callable[[dict[str, Tensor]], Tensor],
+        shapes: Mapping[str, torch.Size],
+        strategy: Strategy,
+        transforms: Mapping[str, Any] | None = None,
+    ) -> None:
+        if strategy == "plate":
+            raise ValueError("strategy: expected 'vmap' or 'loop' for potential_fn, got 'plate'")
+        self.potential_fn, self.strategy = potential_fn, strategy
+        self.shapes = {name: shapes[name] for name in sorted(shapes)}
+        self.transforms = dict(transforms or {})
+        self.dim = sum(shape.numel() for shape in self.shapes.values())
+
+    def _named(self, z: Tensor) -> dict[str, Tensor]:
+        parts = z.split([shape.numel() for shape in self.shapes.values()], -1)
+        named = zip(self.shapes.items(), parts, strict=True)
+        return {name: part.reshape(z.shape[:-1] + shape) for (name, shape), part in named}
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """-U, ``(chains)``."""
+
+        def single(one: Tensor) -> Tensor:
+            return -self.potential_fn(self._named(one)).reshape(())
+
+        if self.strategy == "loop":
+            return torch.stack([single(one) for one in z])
+        with pyro.validation_enabled(False):
+            found: Tensor = torch.func.vmap(single)(z)
+        return found
+
+    def constrain(self, z: Tensor) -> dict[str, Tensor]:
+        """Values, through the inverse transforms where there are any."""
+        named = self._named(z)
+        return {
+            k: self.transforms[k].inv(v) if k in self.transforms else v for k, v in named.items()
+        }
+
+    def pack(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Named values to positions."""
+        return torch.cat([values[name].flatten(1) for name in self.shapes], -1)
+
+    def initial(self, chains: int) -> Tensor:
+        """Refused: a function says nothing of where to start."""
+        raise ValueError("initial_params: expected starting values for potential_fn, got none")
+
+
+def _valid(target: Target, candidates: Callable[[int], Tensor], chains: int) -> Tensor:
+    """Candidates with a finite density and gradient, one a chain."""
+    z = candidates(chains)
+    for _ in range(TRIES):
+        state = evaluate(target.log_density, z)
+        bad = torch.isinf(state.log_density)
+        if not bool(bad.any()):
+            return z
+        z = torch.where(bad.unsqueeze(-1), candidates(chains), z)
+    raise ValueError(
+        f"model: no point of finite density for {int(bad.sum())} of {chains} chains in {TRIES} "
+        "tries; give initial_params or another init_strategy"
+    )

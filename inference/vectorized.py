@@ -1,0 +1,276 @@
+"""Hundreds of chains in one process: chains as a batch dimension."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer.mcmc.util import diagnostics
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_lebm.checkpoint import CheckpointError, read_state, write_state
+from pyro_lebm.potential import STRATEGIES, Strategy
+
+from .kernel import Kernel
+from .run import Run
+from .sampler import Sampler, Statistics
+from .snapshot import rng_state, set_rng_state
+from .targets import FunctionTarget, ModelTarget, Target
+
+STATS = ("lp", "acceptance_rate", "step_size", "n_steps", "diverging", "energy")
+
+
+class VectorizedMCMC(Run):
+    """Markov chain Monte Carlo with many chains of one of our kernels, advanced together.
+
+    Args:
+        kernel: one of this library's.
+        num_samples: draws kept of each chain.
+        warmup_steps: moves of adaptation before them, shared by all chains of a block;
+            by default as many as draws.
+        num_chains: how many.
+        strategy: ``"vmap"`` maps a trace of one chain over all of them, right for any program
+            without Python branches on latent values; ``"plate"`` runs the program once inside a
+            further plate, faster for small programs written to broadcast, and checked against one
+            chain; ``"loop"`` runs chain by chain: always possible.
+        initial_params: unconstrained starting values, ``{site: (num_chains, *shape)}``.
+        thinning: moves per draw kept.
+        block_size: chains evaluated at a time, which bounds memory; each block adapts by itself.
+        r_hat, ess: stop early once the worst split R-hat is below the one, and the least effective
+            sample size above the other; looked at every ``check_every`` draws.
+        checkpoint: a file that the run is saved to every ``save_every`` moves and at the end; see
+            `resume`.
+        progress: show a bar with acceptance and step size.
+
+    Raises:
+        TypeError: for a kernel of Pyro's own, which moves one chain.
+        ValueError: for an argument out of its range.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyro_lebm.inference import MALA
+        >>> def model():
+        ...     return pyro.sample("x", dist.Normal(0.0, 1.0))
+        >>> mcmc = VectorizedMCMC(MALA(model), 20, 20, num_chains=8, progress=False)
+        >>> mcmc.run()
+        >>> mcmc.get_samples(group_by_chain=True)["x"].shape
+        torch.Size([8, 20])
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        num_samples: int,
+        warmup_steps: int | None = None,
+        *,
+        num_chains: int = 64,
+        strategy: Strategy = "vmap",
+        initial_params: Mapping[str, Tensor] | None = None,
+        thinning: int = 1,
+        block_size: int | None = None,
+        r_hat: float | None = None,
+        ess: float | None = None,
+        check_every: int = 100,
+        checkpoint: str | os.PathLike[str] | None = None,
+        save_every: int = 500,
+        progress: bool = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(kernel, Kernel):
+            raise TypeError(
+                "kernel: expected one of pyro_lebm's kernels, which move many chains at once, got "
+                f"{type(kernel).__name__}; Pyro's own run in pyro.infer.MCMC"
+            )
+        self.warmup_steps = num_samples if warmup_steps is None else warmup_steps
+        counts = {"num_samples": num_samples, "num_chains": num_chains, "thinning": thinning}
+        counts |= {"check_every": check_every, "save_every": save_every}
+        counts["block_size"] = num_chains if block_size is None else block_size
+        for name, value in counts.items():
+            if int(value) != value or value < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps: expected at least 0, got {self.warmup_steps}")
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
+        for name, values in (initial_params or {}).items():
+            if len(values) != num_chains:
+                raise ValueError(
+                    f"initial_params[{name!r}]: expected one value for each of {num_chains} "
+                    f"chains, got {len(values)}"
+                )
+        self.kernel, self.num_samples, self.num_chains = kernel, num_samples, num_chains
+        self.method, self.adjusted = (
+            f"{num_chains} chains of {type(kernel).__name__}",
+            kernel.adjusted,
+        )
+        self.strategy, self.initial_params, self.thinning = strategy, initial_params, thinning
+        self.block_size = min(block_size or num_chains, num_chains)
+        self.r_hat, self.ess, self.check_every, self.progress = r_hat, ess, check_every, progress
+        self.checkpoint, self.save_every = checkpoint, save_every
+        self._forget()
+
+    def _forget(self) -> None:
+        self._samplers: list[Sampler] = []
+        self._positions: list[Tensor] = []
+        self._statistics: list[Statistics] = []
+        self._moves = 0
+
+    # Running
+
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        """Warm up, and draw; the arguments are the model's. A second run starts anew.
+
+        Raises:
+            ValueError: for a model that cannot be read (see `pyro_lebm.potential.Potential`), or
+                without a starting point of finite density.
+        """
+        self._forget()
+        self._target = self._read(args, kwargs)
+        with pyro.validation_enabled(False):
+            if self.initial_params is None:
+                start = self._target.initial(self.num_chains)
+            else:
+                start = self._target.pack(self.initial_params).detach()
+            self._samplers = self._begin(start)
+        self._continue()
+
+    def resume(self, *args: Any, **kwargs: Any) -> None:
+        """Go on with the run that ``checkpoint`` holds, to the draws of one never interrupted.
+
+        More draws than before may be asked for; all else must be as it was.
+
+        Raises:
+            CheckpointError: for a file that is missing, damaged, or of another run.
+        """
+        if self.checkpoint is None:
+            raise ValueError("checkpoint: expected a path to resume from, got none")
+        state = read_state(self.checkpoint, kind="chains")
+        changed = [
+            f"{k} was {v!r}, now {self._described()[k]!r}"
+            for k, v in state["run"].items()
+            if self._described().get(k) != v
+        ]
+        if changed:
+            raise CheckpointError("resume: the checkpoint is of another run: " + "; ".join(changed))
+        self._forget()
+        self._target = self._read(args, kwargs)
+        with pyro.validation_enabled(False):
+            self._samplers = self._begin(state["start"])
+        for sampler, saved in zip(self._samplers, state["samplers"], strict=True):
+            sampler.set_state(saved)
+        self._moves, self._positions = state["moves"], list(state["positions"])
+        self._statistics = [Statistics(*saved) for saved in state["statistics"]]
+        set_rng_state(state["rng"], state["start"].device)
+        self._continue()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the run as it stands, so that `resume` goes on from here."""
+        start = torch.cat([sampler.position for sampler in self._samplers])
+        state = {
+            "run": self._described(),
+            "moves": self._moves,
+            "start": start,
+            "samplers": [sampler.get_state() for sampler in self._samplers],
+            "positions": self._positions,
+            "statistics": [tuple(found) for found in self._statistics],
+            "rng": rng_state(start.device),
+        }
+        write_state(path, state, kind="chains")
+
+    def _described(self) -> dict[str, Any]:
+        """What a run to be resumed must have in common with this one."""
+        return {
+            "kernel": type(self.kernel).__name__,
+            "step_size": self.kernel.step_size,
+            "num_chains": self.num_chains,
+            "warmup_steps": self.warmup_steps,
+            "thinning": self.thinning,
+            "block_size": self.block_size,
+        }
+
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Target:
+        kernel, self.args, self.kwargs = self.kernel, args, kwargs
+        if kernel.model is not None:
+            init = kernel.init_strategy
+            return ModelTarget(kernel.model, args, kwargs, self.strategy, init)
+        assert kernel.potential_fn is not None
+        shapes = {k: v.shape[1:] for k, v in (self.initial_params or {}).items()}
+        return FunctionTarget(kernel.potential_fn, shapes, self.strategy, kernel.transforms)
+
+    def _begin(self, start: Tensor) -> list[Sampler]:
+        assert self._target is not None
+        return [
+            Sampler(self.kernel, self._target.log_density, part, self.warmup_steps)
+            for part in start.split(self.block_size)
+        ]
+
+    def _continue(self) -> None:
+        total = self.warmup_steps + self.num_samples * self.thinning
+        with (
+            pyro.validation_enabled(False),
+            tqdm(total=total, initial=self._moves, disable=not self.progress) as bar,
+        ):
+            while self._moves < total and not self._done():
+                self._advance(bar)
+                if self.checkpoint is not None and self._moves % self.save_every == 0:
+                    self.save(self.checkpoint)
+        if self.checkpoint is not None:
+            self.save(self.checkpoint)
+
+    def _advance(self, bar: Any) -> None:
+        found = [sampler.advance() for sampler in self._samplers]
+        self._moves += 1
+        kept = self._moves - self.warmup_steps
+        bar.set_description("Sample" if kept > 0 else "Warm-up", refresh=False)
+        together = _joined(found)
+        bar.set_postfix(
+            {
+                "acceptance": f"{float(together.acceptance_rate.mean()):.2f}",
+                "step_size": f"{float(together.step_size.mean()):.3g}",
+            },
+            refresh=False,
+        )
+        bar.update()
+        if kept > 0 and kept % self.thinning == 0:
+            self._positions.append(torch.cat([sampler.position for sampler in self._samplers]))
+            self._statistics.append(together)
+
+    def _done(self) -> bool:
+        n = len(self._positions)
+        if (self.r_hat is None and self.ess is None) or n < 4 or n % self.check_every:
+            return False
+        found = diagnostics({"z": torch.stack(self._positions, 1)})["z"]
+        mixed = self.r_hat is None or bool((found["r_hat"] < self.r_hat).all())
+        return mixed and (self.ess is None or bool((found["n_eff"] > self.ess).all()))
+
+    # Results
+
+    @property
+    def model(self) -> Any:
+        """The kernel's model; None where it has a potential function."""
+        return self.kernel.model
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """Statistics of each draw."""
+        found = {}
+        for name in STATS:
+            values = [getattr(s, name) for s in self._statistics]
+            if values and values[0] is not None:
+                found[name] = torch.stack(values, 1)
+        return found
+
+    def _drawn(self) -> Tensor | None:
+        return torch.stack(self._positions, 1) if self._positions else None
+
+
+def _joined(found: list[Statistics]) -> Statistics:
+    energies = [s.energy for s in found if s.energy is not None]
+    return Statistics(
+        *(torch.cat([s[i] for s in found]) for i in range(len(STATS) - 1)),  # type: ignore[misc]
+        energy=torch.cat(energies) if energies else None,
+    )
