@@ -1,0 +1,191 @@
+"""NumPyro on Pyro models as they are: the translation, its loops, and the draws."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_lebm import EnergyBased, MLPEnergy, trajectory
+from pyro_lebm.inference import NumPyroMCMC
+from pyro_lebm.inference.numpyro_mcmc import translated
+from pyro_lebm.potential import Potential, potential
+from samplers import CONJUGATE, conjugate
+
+jax = pytest.importorskip("jax")
+
+
+def univariate() -> None:
+    pyro.sample("a", dist.Normal(1.0, 2.0))
+    pyro.sample("b", dist.HalfCauchy(2.0))
+    pyro.sample("c", dist.Beta(2.0, 3.0))
+    pyro.sample("d", dist.Gamma(2.0, 3.0))
+    pyro.sample("e", dist.StudentT(4.0, 0.0, 1.0))
+    pyro.sample("f", dist.Uniform(-1.0, 3.0))
+    pyro.sample("g", dist.Laplace(0.0, 1.0))
+    pyro.sample("h", dist.LogNormal(0.0, 1.0))
+    pyro.sample("i", dist.Weibull(2.0, 1.5))
+    pyro.sample("j", dist.Gumbel(0.0, 1.0))
+    pyro.sample("k", dist.VonMises(0.3, 2.0).mask(False))
+    pyro.sample("l", dist.InverseGamma(3.0, 2.0))
+
+
+def multivariate() -> None:
+    p = pyro.sample("p", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0])))
+    chol = pyro.sample("chol", dist.LKJCholesky(3, 1.5))
+    scale = pyro.sample("scale", dist.HalfNormal(torch.ones(3)).to_event(1))
+    x = pyro.sample("x", dist.MultivariateNormal(torch.zeros(3), scale_tril=scale[:, None] * chol))
+    cov = torch.eye(3) + x[:, None] * x
+    pyro.sample("y", dist.MultivariateNormal(torch.zeros(3), cov), obs=torch.ones(3))
+    pyro.sample("z", dist.Categorical(p), obs=torch.tensor(2))
+
+
+MASK: Any = torch.eye(4, 3).bool()
+
+
+def structured() -> None:
+    with pyro.plate("groups", 3):
+        centre = pyro.sample("centre", dist.Normal(0.0, 1.0))
+        with pyro.plate("values", 4), pyro.poutine.mask(mask=MASK):
+            pyro.sample("x", dist.Poisson(centre.exp()), obs=torch.ones(4, 3))
+    with pyro.poutine.scale(scale=3.0):
+        pyro.sample("count", dist.Binomial(10, logits=centre).to_event(1), obs=torch.ones(3))
+    pyro.factor("extra", -(centre**4).sum())
+    weights = torch.softmax(centre, -1)
+    pyro.deterministic("first", weights[0] * 2)
+    mixture = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(centre, 1.0))
+    pyro.sample("m", mixture, obs=torch.tensor(0.3))
+
+
+class Tilted(pyro.nn.PyroModule):
+    """An energy-based site, and a trajectory from it."""
+
+    def __init__(self, step: float = 0.25) -> None:
+        super().__init__()
+        self.energy, self.field, self.step = MLPEnergy(2, (8,)), nn.Linear(2, 2), step
+        nn.init.normal_(list(self.energy.parameters())[-2])
+
+    def forward(self, times: Tensor) -> None:
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        z0 = pyro.sample("z0", EnergyBased(self.energy, base))
+        path = trajectory(
+            lambda t, z: torch.tanh(self.field(z)) * torch.cos(t), z0, times, step_size=self.step
+        )
+        pyro.sample("x", dist.Normal(path, 0.5).to_event(2), obs=torch.zeros(len(times), 2))
+
+
+TIMES = torch.tensor([0.1, 0.7, 1.3, 2.0, 4.0])
+MODELS: dict[str, Callable[[], Potential]] = {
+    "univariate": lambda: potential(univariate),
+    "multivariate": lambda: potential(multivariate),
+    "structured": lambda: potential(structured),
+    "conjugate": lambda: potential(conjugate),
+    "energy and trajectory": lambda: potential(Tilted(), TIMES),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_value_and_gradient_are_those_of_torch(name: str) -> None:
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with jax.enable_x64(True):
+            target = MODELS[name]()
+            z = 0.5 * torch.randn(4, target.dim, dtype=torch.float64)
+            function = jax.jit(jax.value_and_grad(translated(target, z[0])))
+            for one in z:
+                leaf = one.clone().requires_grad_(True)
+                value = target.single(leaf)
+                (gradient,) = torch.autograd.grad(value, leaf)
+                found, slope = function(one.numpy())
+                assert float(found) == pytest.approx(value.item(), rel=1e-10)
+                assert torch.allclose(
+                    torch.tensor(slope.tolist(), dtype=torch.float64), gradient, atol=1e-8
+                )
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _size(step: float) -> int:
+    torch.manual_seed(0)
+    target = potential(Tilted(step), TIMES)
+    function = translated(target, torch.zeros(target.dim))
+    return len(str(jax.make_jaxpr(function)(jax.numpy.zeros(target.dim))).splitlines())
+
+
+def test_equal_steps_of_a_solver_are_one_loop() -> None:
+    few, many = _size(4.0 / 16), _size(4.0 / 64)
+    assert many < 1.2 * few
+
+
+@pytest.mark.parametrize("kernel", ["nuts", "hmc", "barker"])
+def test_known_posteriors(kernel: str) -> None:
+    pyro.set_rng_seed(0)
+    mcmc = NumPyroMCMC(conjugate, kernel, 1000, 500, num_chains=4)
+    mcmc.run()
+    assert mcmc.get_samples(group_by_chain=True)["centre"].shape == (4, 1000, 2)
+    table = mcmc.diagnostics()
+    for site, exact in CONJUGATE.items():
+        x, ess = mcmc.get_samples()[site], table[site]["n_eff"]
+        # four means a kernel, beyond 4.5 standard errors once in 12 000 runs of all three
+        assert bool(((x.mean(0) - exact.mean).abs() < 4.5 * exact.stddev / ess.sqrt()).all())
+        assert float(ess.min()) > 100
+    mcmc.summary()
+
+
+def test_a_seed_and_a_start_give_the_same_draws() -> None:
+    start = {"rate": torch.zeros(2), "share": torch.zeros(2), "centre": torch.ones(2, 2)}
+    runs = []
+    for _ in range(2):
+        pyro.set_rng_seed(1)
+        mcmc = NumPyroMCMC(conjugate, "nuts", 20, 20, num_chains=2, initial_params=start)
+        mcmc.run()
+        runs.append(mcmc.get_samples()["rate"])
+    assert torch.equal(runs[0], runs[1])
+    assert mcmc.statistics["lp"].shape == (2, 20)
+    assert {"acceptance_rate", "n_steps", "diverging", "energy"} <= set(mcmc.statistics)
+
+
+def test_an_operation_that_is_not_translated_is_named_with_its_site() -> None:
+    def model() -> None:
+        x = pyro.sample("x", dist.Normal(1.0, 1.0))
+        pyro.sample("y", dist.Normal(torch.special.airy_ai(x), 1.0), obs=torch.ones(()))
+
+    with pytest.raises(NotImplementedError, match=r"'y' needs the operation aten.special_airy"):
+        NumPyroMCMC(model, num_samples=2).run()
+
+
+def test_a_branch_on_latent_values_is_refused() -> None:
+    def model() -> None:
+        x = pyro.sample("x", dist.Normal(1.0, 1.0))
+        scale = 2.0 if bool(x > 0) else 1.0
+        pyro.sample("y", dist.Normal(x, scale), obs=torch.ones(()))
+
+    with pytest.raises(ValueError, match="expected the same operations whatever the latent values"):
+        NumPyroMCMC(model, num_samples=2).run()
+
+
+def test_without_jax_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpyro", None)
+    monkeypatch.setitem(sys.modules, "numpyro.infer", None)
+    with pytest.raises(ImportError, match=r"pip install 'pyro-lebm\[numpyro\]'"):
+        NumPyroMCMC(conjugate)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": "gibbs"}, "kernel: expected one of .* got 'gibbs'"),
+        ({"num_chains": 0}, "num_chains: expected"),
+        ({"num_samples": 0}, "num_samples: expected"),
+    ],
+)
+def test_bad_input_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NumPyroMCMC(conjugate, **options)
