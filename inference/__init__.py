@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .diagnosis import Diagnosis, diagnose
 from .draws import Draws, PointEstimate
 from .encoder_guide import EncoderGuide
 from .encoders import GRUEncoder, ODERNNEncoder
@@ -11,24 +12,40 @@ from .fit_prior import fit_prior
 from .guide import Guide
 from .history import History
 from .langevin_guide import LangevinGuide
+from .momentum import MALT, MCLMC, Underdamped
+from .numpyro_mcmc import NumPyroMCMC
+from .overdamped import MALA, ULA, Barker
 from .posterior import anneal, anneal_twice, best_draw, chains
 from .predict import log_likelihood, log_score, posterior_predict, prior_draws
 from .refined_guide import RefinedGuide
+from .tempered import Tempered
+from .vectorized import VectorizedMCMC
 
 __all__ = [
+    "MALA",
+    "MALT",
+    "MCLMC",
+    "ULA",
+    "Barker",
+    "Diagnosis",
     "Draws",
     "EncoderGuide",
     "GRUEncoder",
     "Guide",
     "History",
     "LangevinGuide",
+    "NumPyroMCMC",
     "ODERNNEncoder",
     "PointEstimate",
     "RefinedGuide",
+    "Tempered",
+    "Underdamped",
+    "VectorizedMCMC",
     "anneal",
     "anneal_twice",
     "best_draw",
     "chains",
+    "diagnose",
     "fit",
     "fit_prior",
     "log_likelihood",

@@ -16,19 +16,10 @@ from torch import Tensor
 from pyro_lebm.series import Series
 
 from .draws import Draws
+from .finished import STATS, Finished, finished, recorded
 from .predict import Model, log_likelihood, posterior_predict, prior_draws
+from .run import Run
 
-# Statistics by the names that ArviZ and its users know.
-_STATS = {
-    "acceptance": "acceptance_rate",
-    "acceptance rate": "acceptance_rate",
-    "accept_prob": "acceptance_rate",
-    "divergences": "diverging",
-    "divergence": "diverging",
-    "log_joint": "lp",
-    "num_steps": "n_steps",
-    "step size": "step_size",
-}
 _CONDITIONAL = (
     "log p(x_n | z_n) of each sequence given its own latents: conditional, not marginal. "
     "Not for leave-one-out comparison of models or parameters."
@@ -38,7 +29,7 @@ _Dims = dict[str, list[str]]
 
 
 def to_arviz(
-    draws: Draws | MCMC,
+    draws: Draws | MCMC | Run,
     *,
     model: Model | None = None,
     series: Series | None = None,
@@ -58,7 +49,9 @@ def to_arviz(
     Dimensions are named sequence, time, prediction_time, feature, covariate and latent.
 
     Args:
-        draws: of any guide or kernel, or a finished ``pyro.infer.MCMC``.
+        draws: of any guide, or a finished run: Pyro's ``MCMC`` with any kernel, `VectorizedMCMC`,
+            `NumPyroMCMC`. Of a run without a series the program is run again at the draws, for
+            deterministics, log likelihoods and data; its plates name the dimensions.
         model: the generative program.
         series: the data that the draws are for, in the draws' order.
         times: new times to predict at, ``(T,)`` or ``(N, T)``.
@@ -69,7 +62,7 @@ def to_arviz(
         batch_size: draws that the model sees at a time; None: all at once.
 
     Raises:
-        TypeError: if draws are neither ``Draws`` nor ``MCMC`` (a point estimate is no posterior).
+        TypeError: if draws are none of these (a point estimate is no posterior).
         ValueError: if a group is asked for whose model or series is missing, or shapes disagree.
 
     Example:
@@ -80,7 +73,12 @@ def to_arviz(
         raise ValueError("model, series: expected both for predictions or prior draws")
     if covariates is not None and times is None:
         raise ValueError("covariates: expected none without times, the series has its own")
-    groups, dims, method = _posterior(draws, series)
+    run: Finished | None = None
+    if isinstance(draws, Draws):
+        (groups, dims), method = _posterior(draws, series), draws.method
+    else:
+        run = finished(_checked(draws))
+        (groups, dims), method = _posterior_of(run, series), run.method
     labels: dict[str, Any] = {}
     if series is not None:
         _add_data(groups, dims, labels, series)
@@ -92,7 +90,12 @@ def to_arviz(
             groups["prior"] = {name: _array(value) for name, value in before.samples.items()}
     for name, value in (deterministics or {}).items():
         groups["posterior"][name] = _array(value)
-    return _from_dict(groups, dims, {**labels, **(coords or {})}, _attrs(draws, groups, method))
+    if run is not None and series is None and run.model is not None:
+        _add_recorded(groups, dims, run)
+    attrs = _attrs(groups, method)
+    if run is not None:
+        attrs["sample_stats"] = run.attrs
+    return _from_dict(groups, dims, {**labels, **(coords or {})}, attrs)
 
 
 def write_netcdf(data: Any, path: str | os.PathLike[str]) -> Path:
@@ -123,11 +126,16 @@ def write_netcdf(data: Any, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _posterior(draws: Draws | MCMC, series: Series | None) -> tuple[_Groups, _Dims, str]:
-    if isinstance(draws, MCMC):
-        return _posterior_of_mcmc(draws, series)
-    if not isinstance(draws, Draws):
-        raise TypeError(f"draws: expected Draws or pyro.infer.MCMC, got {type(draws).__name__}")
+def _checked(draws: Any) -> MCMC | Run:
+    if not isinstance(draws, MCMC | Run):
+        raise TypeError(
+            "draws: expected Draws, pyro.infer.MCMC, VectorizedMCMC or NumPyroMCMC, got "
+            f"{type(draws).__name__}"
+        )
+    return draws
+
+
+def _posterior(draws: Draws, series: Series | None) -> tuple[_Groups, _Dims]:
     if series is not None and draws.num_sequences != len(series):
         raise ValueError(
             f"draws: expected draws for the {len(series)} sequences of series, "
@@ -136,57 +144,42 @@ def _posterior(draws: Draws | MCMC, series: Series | None) -> tuple[_Groups, _Di
     groups: _Groups = {"posterior": {k: _array(v) for k, v in draws.samples.items()}}
     dims = {name: _site_dims(name, value.dim() - 3) for name, value in draws.samples.items()}
     if draws.stats:
-        groups["sample_stats"] = {_STATS.get(k, k): _array(v) for k, v in draws.stats.items()}
-        dims |= {_STATS.get(k, k): ["sequence"] for k, v in draws.stats.items() if v.dim() == 3}
-    return groups, dims, draws.method
+        groups["sample_stats"] = {STATS.get(k, k): _array(v) for k, v in draws.stats.items()}
+        dims |= {STATS.get(k, k): ["sequence"] for k, v in draws.stats.items() if v.dim() == 3}
+    return groups, dims
 
 
-def _posterior_of_mcmc(mcmc: MCMC, series: Series | None) -> tuple[_Groups, _Dims, str]:
-    samples = mcmc.get_samples(group_by_chain=True)
-    if not samples:
-        raise ValueError("draws: expected a finished MCMC run, got one without samples")
-    groups: _Groups = {"posterior": {name: _array(value) for name, value in samples.items()}}
+def _posterior_of(run: Finished, series: Series | None) -> tuple[_Groups, _Dims]:
+    groups: _Groups = {"posterior": {name: _array(v) for name, v in run.samples.items()}}
+    groups["sample_stats"] = run.stats
     dims = {
         name: _site_dims(name, value.dim() - 3)
-        for name, value in samples.items()
+        for name, value in run.samples.items()
         if series is not None and value.shape[2:3] == (len(series),)
     }
-    chains, num_draws = next(iter(samples.values())).shape[:2]
-    groups["sample_stats"] = _stats_of_mcmc(mcmc, chains, num_draws)
-    return groups, dims, f"MCMC, {type(mcmc.kernel).__name__}"
+    return groups, dims
 
 
-def _stats_of_mcmc(mcmc: MCMC, chains: int, num_draws: int) -> dict[str, np.ndarray]:
-    """Which draws diverged, and whatever else the kernel reports one number per draw of."""
-    found = {"diverging": np.zeros((chains, num_draws), dtype=bool)}
-    # Pyro computes R-hat on the way to the diagnostics and fails on fewer than four draws.
-    diagnostics = mcmc.diagnostics() if num_draws >= 4 else {}
-    names = [f"chain {c}" for c in range(chains)]
-    for key, value in diagnostics.items():
-        if not isinstance(value, Mapping) or set(value) != set(names):
-            continue
-        if key == "divergences":
-            for c, name in enumerate(names):
-                found["diverging"][c, list(value[name])] = True
-        elif all(np.shape(value[name]) == (num_draws,) for name in names):
-            found[_STATS.get(key, key)] = np.stack([np.asarray(value[name]) for name in names])
-    return found
+def _add_recorded(groups: _Groups, dims: _Dims, run: Finished) -> None:
+    """What the program itself says at the draws: deterministics, likelihood, data, plates."""
+    said = recorded(run)
+    groups["posterior"] |= {name: _array(v) for name, v in said.deterministics.items()}
+    if said.observed:
+        groups["observed_data"] = {name: _array(v) for name, v in said.observed.items()}
+        # Another name than the data's, whose event dimensions it lacks.
+        named = {f"{name}_given_latents": v for name, v in said.log_likelihood.items()}
+        groups["log_likelihood"] = {name: _array(v) for name, v in named.items()}
+        for name, value in said.log_likelihood.items():
+            dims[f"{name}_given_latents"] = said.dims[name][: value.dim() - 2]
+    dims |= {name: said.dims[name] for name in said.dims}
 
 
-def _attrs(draws: Draws | MCMC, groups: _Groups, method: str) -> dict[str, dict[str, Any]]:
+def _attrs(groups: _Groups, method: str) -> dict[str, dict[str, Any]]:
     attrs: dict[str, dict[str, Any]] = {
         "posterior": {"inference_library": "pyro_lebm", "method": method}
     }
     if "log_likelihood" in groups:
         attrs["log_likelihood"] = {"conditional_on_latents": "true", "note": _CONDITIONAL}
-    if isinstance(draws, MCMC) and groups["sample_stats"]["diverging"].shape[1] >= 4:
-        # One number a chain, such as Pyro's mean acceptance rate, is no statistic of a draw.
-        attrs["sample_stats"] = {
-            f"{_STATS.get(key, key)}_by_chain": [float(v) for v in value.values()]
-            for key, value in draws.diagnostics().items()
-            if isinstance(value, Mapping)
-            and all(k.startswith("chain ") and np.shape(v) == () for k, v in value.items())
-        }
     return attrs
 
 

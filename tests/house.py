@@ -34,14 +34,23 @@ def room(module: str) -> str:
     )
 
 
-def imports(module: str, file: Path) -> Iterator[str]:
-    """Absolute names of the modules that `file` imports anywhere, inside functions too.
+def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when a module is imported, more or less."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _outside_functions(child)
+
+
+def imports(module: str, file: Path, *, nested: bool = True) -> Iterator[str]:
+    """Absolute names of the modules that `file` imports anywhere, or outside of functions only.
 
     `from package import name` is the submodule where `name` is one, and the package otherwise.
     """
     known = modules()
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    for node in ast.walk(tree) if nested else _outside_functions(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
