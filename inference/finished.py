@@ -112,9 +112,13 @@ def _density(
 
 
 def recorded(run: Finished) -> Recording:
-    """The run's program at its draws; says where a log likelihood lacks log Z."""
+    """The run's program at its draws; says where it cannot be run, or lacks log Z."""
     assert run.model is not None
-    found = record(run.model, run.args, run.kwargs, run.samples)
+    try:
+        found = record(run.model, run.args, run.kwargs, run.samples)
+    except ValueError as error:  # sites not saved, or discrete and summed out
+        warnings.warn(f"to_arviz: no deterministics, data or log likelihood: {error}", stacklevel=4)
+        return Recording()
     if found.unnormalised:
         warnings.warn(
             f"to_arviz: the log likelihood of {', '.join(sorted(set(found.unnormalised)))} lacks "

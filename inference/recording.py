@@ -46,6 +46,10 @@ def record(
     """Run ``model(*args, **kwargs)`` at each of ``samples``, ``(*draws, *site shape)``.
 
     Parameters are held fixed. Draws are mapped together where the program allows it.
+
+    Raises:
+        ValueError: for a latent site that `samples` does not give, whose likelihood would be that
+            of a draw from the prior.
     """
     shape = next(iter(samples.values())).shape[:batch_dims]
     flat = {name: value.reshape((-1, *value.shape[batch_dims:])) for name, value in samples.items()}
@@ -99,7 +103,9 @@ class _Recorder(Messenger):
         self.notes.dims[name] = _dims(msg)
         if msg["infer"].get("_deterministic"):
             self.notes.deterministics[name] = msg["value"]
-        elif msg["is_observed"] and name not in self.values:
+        elif not msg["is_observed"] and name not in self.values:
+            raise ValueError(f"samples: expected values of the latent site {name!r}, got none")
+        elif name not in self.values:
             log_prob = fn.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
             if isinstance(msg["mask"], Tensor):
                 log_prob = torch.where(msg["mask"], log_prob, torch.zeros_like(log_prob))

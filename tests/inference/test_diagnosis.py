@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import MCMC
 
 from pyro_lebm.inference import MALA, NumPyroMCMC, VectorizedMCMC, diagnose, to_arviz
 
@@ -108,3 +109,15 @@ def test_a_funnel_is_flagged_and_a_non_centred_model_passes() -> None:
     assert tree.posterior["theta"].dims == ("chain", "draw", "school")
     assert tree.log_likelihood["y_given_latents"].dims == ("chain", "draw", "school")
     assert tree.observed_data["y"].dims == ("school",)
+
+
+def test_a_site_that_was_not_saved_is_not_drawn_from_the_prior() -> None:
+    kernel = MALA(non_centred)
+    mcmc = MCMC(kernel, 8, 8, save_params=["mu", "tau"], disable_progbar=True)
+    mcmc.run()
+    with pytest.warns(
+        UserWarning, match="no deterministics, data or log likelihood.*'z', got none"
+    ):
+        tree = to_arviz(mcmc)
+    assert "log_likelihood" not in tree.groups()
+    assert set(tree.posterior.data_vars) == {"mu", "tau"}
