@@ -14,7 +14,7 @@ from .graph import Recorder, capture
 from .run import Run
 from .targets import ModelTarget
 
-KERNELS = {"nuts": "NUTS", "hmc": "HMC", "barker": "BarkerMH", "sa": "SA"}
+KERNELS = {"nuts": "NUTS", "hmc": "HMC", "barker": "BarkerMH"}
 # Our names of NumPyro's fields; a kernel that lacks one says so by its absence.
 FIELDS = {
     "potential_energy": "lp",
@@ -36,7 +36,7 @@ class NumPyroMCMC(Run):
 
     Args:
         model: a Pyro program with continuous latent sites.
-        kernel: ``"nuts"``, ``"hmc"``, ``"barker"`` or ``"sa"``.
+        kernel: ``"nuts"``, ``"hmc"`` or ``"barker"``.
         num_samples, warmup_steps, num_chains: as for `VectorizedMCMC`.
         initial_params: unconstrained starting values, ``{site: (num_chains, *shape)}``.
         chain_method: NumPyro's: ``"vectorized"``, the default where the kernel can do it,

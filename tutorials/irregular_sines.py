@@ -347,4 +347,4 @@ print(pd.DataFrame(shares).T.to_string())
 #   with its continuous latent sites in a plate of sequences takes these guides.
 # - `fit(..., validation=(given, target))` stops by the predictive score of hidden points;
 #   `checkpoint=` and `resume=True` survive a kill. `make demo` compares trainings at equal seconds.
-# - A NumPyro back end is planned; there is none yet.
+# - Other samplers, hundreds of chains, NumPyro: "Swap the inference" in the README.
