@@ -59,15 +59,12 @@ class Recorder(TorchDispatchMode):
 
     def ref(self, value: Any) -> Any:
         """The `Ref` of a tracked tensor; anything else, nested values too, as it is."""
-        if isinstance(value, Tensor):
-            known = self._known.get(id(value))
-            return value if known is None else known[1]
-        if isinstance(value, list | tuple):
-            items = (self.ref(item) for item in value)
-            return list(items) if isinstance(value, list) else tuple(items)
-        if isinstance(value, dict):
-            return {key: self.ref(item) for key, item in value.items()}
-        return value
+
+        def leaf(item: Any) -> Any:
+            known = self._known.get(id(item)) if isinstance(item, Tensor) else None
+            return item if known is None else known[1]
+
+        return mapped(value, leaf)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         noted, options = self.ref(tuple(args)), self.ref(dict(kwargs or {}))
@@ -114,23 +111,21 @@ def capture(function: Callable[[Tensor], Tensor], example: Tensor, recorder: Rec
     return _needed(recorder.operations, recorder.ref(result))
 
 
-def mapped(tree: Any, replace: Callable[[Ref], Any]) -> Any:
-    """Nested arguments with every `Ref` replaced."""
-    if isinstance(tree, Ref):
-        return replace(tree)
-    if isinstance(tree, list | tuple):
+def mapped(tree: Any, replace: Callable[[Any], Any]) -> Any:
+    """Nested arguments with every leaf replaced; a named tuple, such as `Ref`, is a leaf."""
+    if isinstance(tree, list | tuple) and not hasattr(tree, "_fields"):
         items = (mapped(item, replace) for item in tree)
         return list(items) if isinstance(tree, list) else tuple(items)
     if isinstance(tree, dict):
         return {key: mapped(item, replace) for key, item in tree.items()}
-    return tree
+    return replace(tree)
 
 
 def refs(tree: Any) -> list[Ref]:
     """Every `Ref` in nested arguments, in order."""
-    found: list[Ref] = []
-    mapped(tree, lambda ref: found.append(ref) or ref)  # type: ignore[func-returns-value]
-    return found
+    leaves: list[Any] = []
+    mapped(tree, leaves.append)
+    return [leaf for leaf in leaves if isinstance(leaf, Ref)]
 
 
 def _needed(operations: list[Operation], result: Any) -> Graph:
@@ -142,7 +137,7 @@ def _needed(operations: list[Operation], result: Any) -> Graph:
     place = {-1: -1} | {i: k for k, i in enumerate(sorted(wanted - {-1}))}
 
     def moved(tree: Any) -> Any:
-        return mapped(tree, lambda ref: Ref(place[ref.place]))
+        return mapped(tree, lambda x: Ref(place[x.place]) if isinstance(x, Ref) else x)
 
     kept = [
         o._replace(args=moved(o.args), kwargs=moved(o.kwargs))

@@ -22,7 +22,7 @@ class Move(NamedTuple):
     """What a kernel makes of a state: all of shape ``(*chains)`` but the first two."""
 
     state: State
-    momentum: Tensor  # (*chains, dim), or None-like (*chains, 0) for kernels without
+    momentum: Tensor  # (*chains, ...): what else the kernel carries from move to move
     acceptance: Tensor  # probability, that of a test not made for unadjusted kernels
     error: Tensor  # of the energy, in nats
     energy: Tensor | None = None  # the Hamiltonian, of kernels with momentum
@@ -69,6 +69,7 @@ class Sampler:
         log_density: the target, ``(chains, dim) -> (chains)``.
         position: where the chains start, ``(chains, dim)``.
         warmup: steps of adaptation; the step size and the metric stay as they are afterwards.
+        saved: what `get_state` gave, to go on from there.
 
     Attributes:
         t: steps made.
@@ -77,11 +78,19 @@ class Sampler:
     """
 
     def __init__(
-        self, kernel: Mover, log_density: LogDensity, position: Tensor, warmup: int
+        self,
+        kernel: Mover,
+        log_density: LogDensity,
+        position: Tensor,
+        warmup: int,
+        saved: dict[str, Any] | None = None,
     ) -> None:
         self.kernel, self.warmup, self.t = kernel, warmup, 0
         self._log_density = log_density
         self._ends = frozenset(windows(warmup)) if kernel.metric != "none" else frozenset()
+        if saved is not None:
+            self._set_state(saved)
+            return
         self.metric = unit_metric(position, kernel.dense(position.shape[-1]))
         self.step_size = torch.tensor(kernel.step_size, dtype=torch.float64)
         self._enter(evaluate(log_density, position))
@@ -109,11 +118,9 @@ class Sampler:
         self.state = self.metric.state(evaluate(self._log_density, position))
         self.momentum = self.kernel.begin(self.state)
 
-    def _target(self, white: Tensor) -> Tensor:
-        return self._log_density(self.metric.position(white))
-
     def _move(self) -> Move:
-        return self.kernel.move(self._target, self.state, self.momentum, self.step_size)
+        target = self.metric.target(self._log_density)
+        return self.kernel.move(target, self.state, self.momentum, self.step_size)
 
     def advance(self) -> Statistics:
         """One move of all chains."""
@@ -177,8 +184,7 @@ class Sampler:
             "average": tuple(self._average),
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go where `get_state` was."""
+    def _set_state(self, state: dict[str, Any]) -> None:
         self.t, self.step_size, self.momentum = state["t"], state["step_size"], state["momentum"]
         self.metric, self.state = Metric(*state["metric"]), State(*state["state"])
         self._moments = Moments(*state["moments"])

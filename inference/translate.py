@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .aten import TABLE
 from .aten_entries import array
-from .graph import Graph, Operation, Ref
+from .graph import Graph, Operation, Ref, mapped
 from .rolling import Loop, Slot, rolled
 
 
@@ -130,14 +130,10 @@ def _each(leaves: list[Any], known: Mapping[Any, Any], z: jax.Array) -> jax.Arra
 
 
 def _value(tree: Any, known: Mapping[Any, Any]) -> Any:
-    if isinstance(tree, Ref | Slot):
-        found = known[tree]
-        return found.all[found.k] if isinstance(found, _Turn) else found
-    if isinstance(tree, Tensor):
-        return array(tree)
-    if isinstance(tree, list | tuple):
-        items = (_value(item, known) for item in tree)
-        return list(items) if isinstance(tree, list) else tuple(items)
-    if isinstance(tree, dict):
-        return {key: _value(item, known) for key, item in tree.items()}
-    return tree
+    def leaf(item: Any) -> Any:
+        if isinstance(item, Ref | Slot):
+            found = known[item]
+            return found.all[found.k] if isinstance(found, _Turn) else found
+        return array(item) if isinstance(item, Tensor) else item
+
+    return mapped(tree, leaf)

@@ -21,8 +21,6 @@ from .sampler import Sampler, Statistics
 from .snapshot import rng_state, set_rng_state
 from .targets import FunctionTarget, ModelTarget, Target
 
-STATS = ("lp", "acceptance_rate", "step_size", "n_steps", "diverging", "energy")
-
 
 class VectorizedMCMC(Run):
     """Markov chain Monte Carlo with many chains of one of our kernels, advanced together.
@@ -36,7 +34,8 @@ class VectorizedMCMC(Run):
         strategy: ``"vmap"`` maps a trace of one chain over all of them, right for any program
             without Python branches on latent values; ``"plate"`` runs the program once inside a
             further plate, faster for small programs written to broadcast, and checked against one
-            chain; ``"loop"`` runs chain by chain: always possible.
+            chain; ``"loop"`` runs chain by chain: always possible; ``"auto"`` is vmap, and a loop
+            where that has no rule.
         initial_params: unconstrained starting values, ``{site: (num_chains, *shape)}``.
         thinning: moves per draw kept.
         block_size: chains evaluated at a time, which bounds memory; each block adapts by itself.
@@ -103,10 +102,8 @@ class VectorizedMCMC(Run):
                     f"chains, got {len(values)}"
                 )
         self.kernel, self.num_samples, self.num_chains = kernel, num_samples, num_chains
-        self.method, self.adjusted = (
-            f"{num_chains} chains of {type(kernel).__name__}",
-            kernel.adjusted,
-        )
+        self.method = f"{num_chains} chains of {type(kernel).__name__}"
+        self.adjusted = kernel.adjusted
         self.strategy, self.initial_params, self.thinning = strategy, initial_params, thinning
         self.block_size = min(block_size or num_chains, num_chains)
         self.r_hat, self.ess, self.check_every, self.progress = r_hat, ess, check_every, progress
@@ -158,10 +155,7 @@ class VectorizedMCMC(Run):
             raise CheckpointError("resume: the checkpoint is of another run: " + "; ".join(changed))
         self._forget()
         self._target = self._read(args, kwargs)
-        with pyro.validation_enabled(False):
-            self._samplers = self._begin(state["start"])
-        for sampler, saved in zip(self._samplers, state["samplers"], strict=True):
-            sampler.set_state(saved)
+        self._samplers = self._begin(state["start"], state["samplers"])
         self._moves, self._positions = state["moves"], list(state["positions"])
         self._statistics = [Statistics(*saved) for saved in state["statistics"]]
         set_rng_state(state["rng"], state["start"].device)
@@ -201,11 +195,12 @@ class VectorizedMCMC(Run):
         shapes = {k: v.shape[1:] for k, v in (self.initial_params or {}).items()}
         return FunctionTarget(kernel.potential_fn, shapes, self.strategy, kernel.transforms)
 
-    def _begin(self, start: Tensor) -> list[Sampler]:
+    def _begin(self, start: Tensor, saved: list[Any] | None = None) -> list[Sampler]:
         assert self._target is not None
+        parts = start.split(self.block_size)
         return [
-            Sampler(self.kernel, self._target.log_density, part, self.warmup_steps)
-            for part in start.split(self.block_size)
+            Sampler(self.kernel, self._target.log_density, part, self.warmup_steps, state)
+            for part, state in zip(parts, saved or [None] * len(parts), strict=True)
         ]
 
     def _continue(self) -> None:
@@ -258,7 +253,7 @@ class VectorizedMCMC(Run):
     def statistics(self) -> dict[str, Tensor]:
         """Statistics of each draw."""
         found = {}
-        for name in STATS:
+        for name in Statistics._fields:
             values = [getattr(s, name) for s in self._statistics]
             if values and values[0] is not None:
                 found[name] = torch.stack(values, 1)
@@ -271,6 +266,6 @@ class VectorizedMCMC(Run):
 def _joined(found: list[Statistics]) -> Statistics:
     energies = [s.energy for s in found if s.energy is not None]
     return Statistics(
-        *(torch.cat([s[i] for s in found]) for i in range(len(STATS) - 1)),  # type: ignore[misc]
+        *(torch.cat([s[i] for s in found]) for i in range(len(Statistics._fields) - 1)),  # type: ignore[misc]
         energy=torch.cat(energies) if energies else None,
     )

@@ -71,13 +71,17 @@ def where_finite(new: State, old: State) -> tuple[State, Tensor]:
     its way out for good, and not taken either.
     """
     inside = torch.isfinite(new.log_density) & (new.log_density > old.log_density - LARGEST_LOSS)
-    wide = inside.unsqueeze(-1)
-    kept = State(
+    return _chosen(inside, new, old), inside.unsqueeze(-1)
+
+
+def _chosen(taken: Tensor, new: State, old: State) -> State:
+    """``new`` where ``taken`` ``(*chains)``, elsewhere ``old``."""
+    wide = taken.unsqueeze(-1)
+    return State(
         torch.where(wide, new.position, old.position),
-        torch.where(inside, new.log_density, old.log_density),
+        torch.where(taken, new.log_density, old.log_density),
         torch.where(wide, new.gradient, old.gradient),
     )
-    return kept, wide
 
 
 def check_step_size(step_size: float | Tensor) -> None:
@@ -186,14 +190,7 @@ def accept(old: State, new: State, log_ratio: Tensor) -> tuple[State, Tensor]:
     probability = torch.where(
         torch.isfinite(new.log_density), probability, torch.zeros_like(probability)
     )
-    taken = torch.rand_like(probability) < probability
-    wide = taken.unsqueeze(-1)
-    state = State(
-        torch.where(wide, new.position, old.position),
-        torch.where(taken, new.log_density, old.log_density),
-        torch.where(wide, new.gradient, old.gradient),
-    )
-    return state, probability
+    return _chosen(torch.rand_like(probability) < probability, new, old), probability
 
 
 def hot_step_size(gradient: Tensor, strength: float) -> Tensor:

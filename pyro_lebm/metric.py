@@ -127,9 +127,10 @@ def learned(metric: Metric, moments: Moments) -> Metric:
 
     With X the covariance of the positions and G that of the gradients of log p, the new
     :math:`M = L L^T` solves :math:`M G M = X`, their geometric mean :math:`M = X \# G^{-1}`
-    (Seyboldt, Carlson & Carpenter 2024; diagonal: :math:`M_{ii} = \sqrt{X_{ii} / G_{ii}}`). On a
-    Gaussian it is the covariance as soon as there are more draws than dimensions, wherever the
-    draws came from: gradients know the curvature before the chains have crossed the target.
+    (Seyboldt, Carlson & Carpenter 2026, arXiv 2603.18845; diagonal:
+    :math:`M_{ii} = \sqrt{X_{ii} / G_{ii}}`). On a Gaussian it is the covariance as soon as there
+    are more draws than dimensions, wherever the draws came from: gradients know the curvature
+    before the chains have crossed the target.
     Directions that no draw has seen stay as they were in `metric`.
 
     Returns:

@@ -35,18 +35,12 @@ class Structure(Protocol):
         """Log probabilities per element."""
 
 
-class Score(Messenger):
-    """Fixes latent sites and adds up log probabilities per element."""
+class _Fixing(Messenger):
+    """Puts latent sites and plate indices where they are to be."""
 
     def __init__(self, program: Structure, values: Fixed) -> None:
         super().__init__()
         self.program, self.values = program, values
-        self.prior: Tensor | float = 0.0
-        self.likelihood: Tensor | float = 0.0
-        shares = [program.plates[name] for name in program.common]
-        self.minibatch = torch.Size(p.full_size for p in shares).numel() / max(
-            torch.Size(p.size for p in shares).numel(), 1
-        )
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"]
@@ -54,6 +48,19 @@ class Score(Messenger):
             msg["value"] = self.program.plates[name].index if name in self.program.plates else None
         elif name in self.values:
             msg["value"] = self.values[name][0]
+
+
+class Score(_Fixing):
+    """Fixes latent sites and adds up log probabilities per element."""
+
+    def __init__(self, program: Structure, values: Fixed) -> None:
+        super().__init__(program, values)
+        self.prior: Tensor | float = 0.0
+        self.likelihood: Tensor | float = 0.0
+        shares = [program.plates[name] for name in program.common]
+        self.minibatch = torch.Size(p.full_size for p in shares).numel() / max(
+            torch.Size(p.size for p in shares).numel(), 1
+        )
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if isinstance(msg["fn"], _Subsample) or msg["infer"].get("_deterministic"):
@@ -79,23 +86,16 @@ class Score(Messenger):
             self.prior = self.prior + self.program.reduce(jacobian)
 
 
-class ScoreTogether(Messenger):
+class ScoreTogether(_Fixing):
     """Adds up log probabilities of many chains, which are the plate at ``dim`` around the program.
 
     Right only for a program whose sites broadcast over a further plate on the left.
     """
 
     def __init__(self, program: Structure, values: Fixed, dim: int, chains: int) -> None:
-        super().__init__()
-        self.program, self.values, self.dim, self.chains = program, values, dim, chains
+        super().__init__(program, values)
+        self.dim, self.chains = dim, chains
         self.total: Tensor | float = 0.0
-
-    def _pyro_sample(self, msg: Any) -> None:
-        name = msg["name"]
-        if isinstance(msg["fn"], _Subsample):
-            msg["value"] = self.program.plates[name].index if name in self.program.plates else None
-        elif name in self.values:
-            msg["value"] = self.values[name][0]
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if isinstance(msg["fn"], _Subsample) or msg["infer"].get("_deterministic"):
