@@ -18,6 +18,7 @@ from .overdamped import MALA, ULA, Barker
 from .posterior import anneal, anneal_twice, best_draw, chains
 from .predict import log_likelihood, log_score, posterior_predict, prior_draws
 from .refined_guide import RefinedGuide
+from .sgld import SGLD
 from .tempered import Tempered
 from .vectorized import VectorizedMCMC
 
@@ -25,6 +26,7 @@ __all__ = [
     "MALA",
     "MALT",
     "MCLMC",
+    "SGLD",
     "ULA",
     "Barker",
     "Diagnosis",

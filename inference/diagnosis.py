@@ -10,6 +10,7 @@ import arviz
 import numpy as np
 
 R_HAT, ESS, LEAST_BFMI = 1.01, 400, 0.3  # Vehtari et al. 2021; Betancourt 2016
+GRADIENT_NOISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,15 @@ def _moves(data: Any, values: dict[str, Any]) -> Iterator[Finding]:
             f"{about.get('kernel')} makes no Metropolis test: its draws are biased by the "
             "step size, which no agreement of chains shows.",
             "Compare with a run at half the step size, or with an adjusted kernel.",
+        )
+    noise = float(np.nanmean(known["gradient_noise"])) if "gradient_noise" in known else 0.0
+    if noise > GRADIENT_NOISE:
+        yield Finding(
+            "gradient_noise",
+            True,
+            f"minibatches add {noise:.0%} to the variance of a move: the draws' variance is too "
+            "large by about as much.",
+            "Use control_variates, larger batches or a smaller step_size.",
         )
     if adjusted and "energy" in known and known["energy"].shape[1] > 3:
         energy = known["energy"]

@@ -17,6 +17,7 @@ from pyro.ops.integrator import _EXCEPTION_HANDLERS
 from torch import Tensor
 
 from pyro_lebm.langevin import LogDensity, State
+from pyro_lebm.metric import Metric, unit_metric
 
 from .sampler import LARGEST_DENSE, Move, Sampler, Statistics
 
@@ -101,6 +102,16 @@ class Kernel(MCMCKernel):
     def move(self, target: LogDensity, state: State, momentum: Tensor, step_size: Tensor) -> Move:
         """Advance all chains ``(chains, dim)`` by one move."""
 
+    def first_metric(self, log_density: LogDensity, position: Tensor) -> Metric:
+        """White coordinates to start with, for a target and positions ``(chains, dim)``."""
+        dim = position.shape[-1]
+        dense = self.metric == "dense" or (self.metric == "auto" and dim <= LARGEST_DENSE)
+        return unit_metric(position, dense)
+
+    def seen(self, log_density: LogDensity, metric: Metric) -> LogDensity:
+        """The target as moves see it: all of it, for kernels of full data."""
+        return log_density
+
     def begin(self, state: State) -> Tensor:
         """Momenta to start with; of a kernel that has none, ``(chains, 0)``."""
         return state.position[..., :0]
@@ -108,10 +119,6 @@ class Kernel(MCMCKernel):
     def score(self, move: Move) -> Tensor:
         """What the step size is tuned by, per chain, falling with it: the acceptance."""
         return move.acceptance
-
-    def dense(self, dim: int) -> bool:
-        """Whether the metric of so many dimensions mixes directions."""
-        return self.metric == "dense" or (self.metric == "auto" and dim <= LARGEST_DENSE)
 
     # What Pyro asks of one
 
@@ -250,7 +257,7 @@ class Kernel(MCMCKernel):
             "divergences": [i for i, s in enumerate(kept) if bool(s.diverging)],
             "acceptance rate": self._mean_acceptance,
         }
-        for name in ("lp", "acceptance_rate", "step_size", "n_steps", "energy"):
+        for name in ("lp", "acceptance_rate", "step_size", "n_steps", "energy", "gradient_noise"):
             values = [getattr(s, name) for s in kept]
             if values and values[0] is not None:
                 found[name] = [v.item() for v in values]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_lebm.adaptation import DualAverage, dual_average, update, windows
 from pyro_lebm.langevin import LogDensity, State, evaluate
-from pyro_lebm.metric import Metric, Moments, add, learned, no_moments, unit_metric
+from pyro_lebm.metric import Metric, Moments, add, learned, no_moments
 
 # Dense metrics cost the cube of the dimension at each window, and its square at each step.
 LARGEST_DENSE = 100
@@ -26,6 +26,7 @@ class Move(NamedTuple):
     acceptance: Tensor  # probability, that of a test not made for unadjusted kernels
     error: Tensor  # of the energy, in nats
     energy: Tensor | None = None  # the Hamiltonian, of kernels with momentum
+    gradient_noise: Tensor | None = None  # of kernels that see minibatches
 
 
 class Mover(Protocol):
@@ -37,6 +38,12 @@ class Mover(Protocol):
     target_acceptance: float
     gradients: int
 
+    def first_metric(self, log_density: LogDensity, position: Tensor) -> Metric:
+        """Coordinates to start in."""
+
+    def seen(self, log_density: LogDensity, metric: Metric) -> LogDensity:
+        """The target as moves see it."""
+
     def begin(self, state: State) -> Tensor:
         """Momenta to start with."""
 
@@ -45,9 +52,6 @@ class Mover(Protocol):
 
     def score(self, move: Move) -> Tensor:
         """What the step size is tuned by."""
-
-    def dense(self, dim: int) -> bool:
-        """Whether the metric mixes directions."""
 
 
 class Statistics(NamedTuple):
@@ -58,7 +62,8 @@ class Statistics(NamedTuple):
     step_size: Tensor
     n_steps: Tensor
     diverging: Tensor
-    energy: Tensor | None
+    energy: Tensor | None = None
+    gradient_noise: Tensor | None = None
 
 
 class Sampler:
@@ -86,14 +91,14 @@ class Sampler:
         saved: dict[str, Any] | None = None,
     ) -> None:
         self.kernel, self.warmup, self.t = kernel, warmup, 0
-        self._log_density = log_density
         self._ends = frozenset(windows(warmup)) if kernel.metric != "none" else frozenset()
+        metric = Metric(*saved["metric"]) if saved else kernel.first_metric(log_density, position)
+        self.metric, self._log_density = metric, kernel.seen(log_density, metric)
         if saved is not None:
             self._set_state(saved)
             return
-        self.metric = unit_metric(position, kernel.dense(position.shape[-1]))
         self.step_size = torch.tensor(kernel.step_size, dtype=torch.float64)
-        self._enter(evaluate(log_density, position))
+        self._enter(evaluate(self._log_density, position))
         if self._adapts_step:
             self._find_step()
 
@@ -138,6 +143,7 @@ class Sampler:
             torch.full_like(lp, self.kernel.gradients, dtype=torch.long),
             ~(move.error <= DIVERGING),
             move.energy,
+            move.gradient_noise,
         )
 
     def _adapt(self, move: Move) -> None:
@@ -186,6 +192,6 @@ class Sampler:
 
     def _set_state(self, state: dict[str, Any]) -> None:
         self.t, self.step_size, self.momentum = state["t"], state["step_size"], state["momentum"]
-        self.metric, self.state = Metric(*state["metric"]), State(*state["state"])
+        self.state = State(*state["state"])
         self._moments = Moments(*state["moments"])
         self._average = DualAverage(*state["average"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pyro
@@ -55,7 +56,9 @@ class ModelTarget:
         init_strategy: Callable[..., Any] = init_to_uniform,
     ) -> None:
         # not by `potential`: the model may have arguments of those names itself
-        self.potential = Potential(Program.read(model, *args, **kwargs), strategy=strategy)
+        self.potential = Potential(
+            in_order(Program.read(model, *args, **kwargs)), strategy=strategy
+        )
         self.dim, self._init_strategy = self.potential.dim, init_strategy
 
     def log_density(self, z: Tensor) -> Tensor:
@@ -173,3 +176,8 @@ def _valid(target: Target, candidates: Callable[[int], Tensor], chains: int) -> 
         f"model: no point of finite density for {int(bad.sum())} of {chains} chains in {TRIES} "
         "tries; give initial_params or another init_strategy"
     )
+
+
+def in_order(program: Program) -> Program:
+    """The program with its sites by name, as kernels pack them."""
+    return replace(program, sites=tuple(sorted(program.sites, key=lambda site: site.name)))

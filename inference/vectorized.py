@@ -264,8 +264,6 @@ class VectorizedMCMC(Run):
 
 
 def _joined(found: list[Statistics]) -> Statistics:
-    energies = [s.energy for s in found if s.energy is not None]
-    return Statistics(
-        *(torch.cat([s[i] for s in found]) for i in range(len(Statistics._fields) - 1)),  # type: ignore[misc]
-        energy=torch.cat(energies) if energies else None,
-    )
+    """Blocks of chains side by side; what a kernel does not tell stays None."""
+    blocks = zip(*found, strict=True)
+    return Statistics(*(None if parts[0] is None else torch.cat(parts) for parts in blocks))  # type: ignore[arg-type]
