@@ -42,6 +42,7 @@ SHOWN = {
     "coverage_50": "cover 50",
     "coverage_90": "cover 90",
     "generation_mmd": "MMD",
+    "generation_mmd_base": "MMD base",
     "energy_sd": "energy sd",
     "energy_grad": "energy grad",
     "train_seconds": "train s",
@@ -51,11 +52,13 @@ SHOWN = {
 READING = """
 How to read it. MSE is of the posterior mean on test sequences; CRPS and coverage are of predictive
 draws at hidden points (50 and 90 % intervals should cover .50 and .90); MMD compares unconditional
-draws with fresh data, the floor being fresh data against fresh data. Two things differ between the
+draws with fresh data, the floor being fresh data against fresh data; MMD base is that of the prior
+without its energy, which in ode_lebm_refined is a normal distribution with the mean and covariance
+of the posterior draws that the energy was learned from. Two things differ between the
 rows and each earns its own column: *_refined rows draw from the posterior by annealed Langevin
 instead of trusting the encoder, which is what lowers the errors, with or without an energy;
-ode_lebm_* rows have a learned energy in the prior, which is what makes unconditional draws look
-like data.
+ode_lebm_* rows have a prior learned from such draws, which is what makes unconditional draws look
+like data: how much of it is the energy's, MMD base tells.
 """
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_lebm.base import FullNormal
 from pyro_lebm.energy import MLPEnergy
 from pyro_lebm.inference import (
     EncoderGuide,
@@ -83,10 +85,10 @@ def sines(run: Run) -> Data:
     return Data(train, given, hidden.without(given), test.values)
 
 
-def energy_prior(**options: Any) -> EnergyPrior:
+def energy_prior(base: int | nn.Module = LATENT, **options: Any) -> EnergyPrior:
     """The energy-based prior of all ODE-LEBM rows."""
     with torch.random.fork_rng():  # with or without it, a seed gives the generator the same start
-        return EnergyPrior(MLPEnergy(LATENT, (WIDTH, WIDTH)), LATENT, **options)
+        return EnergyPrior(MLPEnergy(LATENT, (WIDTH, WIDTH)), base, **options)
 
 
 def latent_ode(
@@ -138,7 +140,7 @@ def train_langevin(run: Run, data: Data) -> Trained:
 
 def train_refined(run: Run, data: Data) -> Trained:
     """Energy prior; the encoder by the ELBO, then refined draws, last the energy alone."""
-    prior = energy_prior(num_chains=1024, refresh=10, steps=3)
+    prior = energy_prior(FullNormal(LATENT), num_chains=1024, refresh=10, steps=3)
     model = latent_ode(prior)
     guide = RefinedGuide(encoder_guide(model, data, run), refine_from=0.95)
     start = time.perf_counter()
@@ -253,14 +255,25 @@ def generation(model: LatentODE, data: Data, run: Run, folder: Path) -> dict[str
     real = irregular_sines(run.generated, seed=5000 + run.seed, times=times).values
     drawn = model.generate(run.generated, times)
     torch.save({"generated": drawn[:200].clone()}, folder / f"{run.method}_generated.pt")
-    found = {"generation_mmd": mmd(drawn, real, median_bandwidth(real))}
+    width = median_bandwidth(real)
+    found = {"generation_mmd": mmd(drawn, real, width)}
     if isinstance(model.prior, EnergyPrior):
+        found["generation_mmd_base"] = mmd(without_energy(model, run.generated, times), real, width)
         z = model.prior().sample((run.generated,)).requires_grad_(True)
         energy = model.prior.energy(z)
         (slope,) = torch.autograd.grad(energy.sum(), z)
         found["energy_sd"] = float(energy.detach().std())
         found["energy_grad"] = float(slope.norm(dim=-1).mean())
     return found
+
+
+def without_energy(model: LatentODE, n: int, times: Tensor) -> Tensor:
+    """Sequences from the prior's base alone: what the energy has to do better than."""
+    z = model.prior.base().sample(torch.Size((n,)))
+    program = poutine.trace(poutine.condition(model, data={"z0": z}))
+    value = program.get_trace(times=times, n=n).nodes["x_new"]["value"]
+    assert isinstance(value, Tensor)
+    return value
 
 
 def floor(run: Run) -> float:

@@ -10,6 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyro_lebm.base import FullNormal
 from pyro_lebm.prior import EnergyPrior
 from pyro_lebm.series import Series
 
@@ -36,6 +37,8 @@ def fit_prior(
 
     A few draws may lie where the base has no mass at all. The slope that would reach them digs
     holes in between and beyond, where negatives seldom come: they are left out, with a warning.
+
+    A base that is a `FullNormal` is first given the mean and covariance of the draws.
 
     Args:
         prior: the prior of a trained model, changed in place.
@@ -64,6 +67,8 @@ def fit_prior(
     if draws.ndim != 2 or draws.shape[1] != dim or len(draws) < 1:
         raise ValueError(f"draws: expected shape (n, {dim}), got {tuple(draws.shape)}")
     draws = _within(prior, draws.detach(), depth)
+    if isinstance(prior.base, FullNormal):
+        prior.base.match(draws)
     # A sequence of one time point whose features are the latent's coordinates.
     series = Series(draws.new_zeros(1), draws[:, None, :])
     rates = {"prior.": learning_rate}  # all there is: not the tenth that `fit` gives an energy

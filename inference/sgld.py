@@ -142,7 +142,7 @@ def _mode(log_density: LogDensity, start: Tensor) -> tuple[Tensor, Tensor]:
     def closure() -> Any:
         search.zero_grad()
         value = loss(z)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
@@ -167,4 +167,5 @@ def _spread(curvature: Tensor) -> Tensor:
     """The inverse curvature's square root."""
     if len(curvature) > LARGEST_DENSE:
         return curvature.diagonal().rsqrt()
-    return torch.linalg.cholesky(torch.linalg.inv(curvature))
+    factor: Tensor = torch.linalg.cholesky(torch.linalg.inv(curvature))
+    return factor

@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_lebm.base import StandardNormal
 from pyro_lebm.checkpoint import (
     CheckpointError,
     check_fingerprint,
@@ -21,7 +22,6 @@ from pyro_lebm.checkpoint import (
     write_state,
 )
 from pyro_lebm.ode import choose_step, interpolate, trajectory
-from pyro_lebm.prior import StandardNormal
 from pyro_lebm.series import Series
 from pyro_lebm.solvers import ADAPTIVE, FIXED
 

@@ -6,17 +6,19 @@ Models are in `pyro_lebm.models`, ways to learn them in `pyro_lebm.inference`.
 from __future__ import annotations
 
 from . import langevin
+from .base import FullNormal, StandardNormal
 from .distribution import EnergyBased
 from .energy import MLPEnergy
 from .ode import choose_step, interpolate, trajectory
 from .potential import Potential, potential
-from .prior import EnergyPrior, StandardNormal
+from .prior import EnergyPrior
 from .series import Series
 from .smc import annealed_smc
 
 __all__ = [
     "EnergyBased",
     "EnergyPrior",
+    "FullNormal",
     "MLPEnergy",
     "Potential",
     "Series",

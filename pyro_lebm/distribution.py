@@ -14,6 +14,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
+from .base import white_metric
 from .dependence import announce, leaves, refuse_dependence, refuse_hidden, refuse_unregistered
 from .frozen import frozen
 from .smc import Population, annealed_smc
@@ -247,8 +248,12 @@ def annealed(distribution: EnergyBased, particles: int, **options: Any) -> Popul
         log_base = base.log_prob(value)
         return log_base, log_base - distribution.energy_at(value)
 
-    start = base.sample(torch.Size((particles,)))
-    return annealed_smc(path, start.reshape(particles, -1), **options)
+    start = base.sample(torch.Size((particles,))).reshape(particles, -1)
+    metric = white_metric(base)
+    if metric is None:
+        return annealed_smc(path, start, **options)
+    found = annealed_smc(lambda y: path(metric.position(y)), metric.white(start), **options)
+    return found._replace(position=metric.position(found.position))
 
 
 def is_real(support: Any) -> bool:

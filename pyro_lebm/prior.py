@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
-import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from .base import FullNormal, OfWhite, StandardNormal, white_metric
 from .chains import Chains
 from .distribution import EnergyBased, annealed_draws, is_real
 from .frozen import frozen
@@ -18,28 +18,6 @@ from .smc import annealed_smc
 
 Sampling = Literal["annealed", "persistent", "short_run"]
 Negatives = Literal["persistent", "short_run", "annealed"]
-
-
-class StandardNormal(nn.Module):
-    """The base N(0, I) on ``dim`` dimensions, following its module's device and dtype.
-
-    Example:
-        >>> StandardNormal(3)().event_shape
-        torch.Size([3])
-    """
-
-    loc: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim: expected at least 1, got {dim}")
-        self.register_buffer("loc", torch.zeros(dim), persistent=False)
-
-    def forward(self) -> dist.TorchDistribution:
-        """The distribution."""
-        standard = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
-        return cast(dist.TorchDistribution, standard)
 
 
 class EnergyPrior(PyroModule):
@@ -52,7 +30,7 @@ class EnergyPrior(PyroModule):
     Args:
         energy: module ``(*batch, dim) -> (*batch)``, such as `MLPEnergy`.
         base: module returning the base distribution with event shape ``(dim,)``; an integer means
-            `StandardNormal`.
+            `StandardNormal`. Of a `FullNormal` the energy sees the white coordinates.
         negatives: where the parameters' gradient gets its negatives. ``persistent``: chains kept
             between steps (Tieleman 2008); ``short_run``: ``steps`` steps from the base each time,
             biased (Nijkamp et al. 2019, arXiv 1904.09770; 60 steps of .4 in Pang et al. 2020, arXiv
@@ -62,7 +40,7 @@ class EnergyPrior(PyroModule):
         num_chains: negatives of one gradient.
         steps: Langevin steps of a visit; default 5 for persistent chains and 60 for short runs.
         step_size: the noise's standard deviation: the start of the persistent chains' adaptation,
-            the fixed step of unadjusted ones; default .4.
+            the fixed step of unadjusted ones; default .4. In white coordinates of a `FullNormal`.
         adjusted: Metropolis-adjusted steps; default for persistent chains, not for short runs.
         refresh: every so many visits the persistent chains restart from annealed draws, or never
             at 0. Chains that cannot cross between modes keep the mode masses they happen to have,
@@ -107,8 +85,8 @@ class EnergyPrior(PyroModule):
         check_step_size(step_size)
         _check_name("negatives", negatives, get_args(Negatives))
         _check_name("sampler", sampler, get_args(Sampling))
-        self.energy = energy
         self.base = StandardNormal(base) if isinstance(base, int) else base
+        self.energy = OfWhite(energy, self.base) if isinstance(self.base, FullNormal) else energy
         self.negatives, self.sampler = negatives, sampler
         self.num_chains, self.steps, self.step_size = num_chains, steps, step_size
         self.adjusted = (not short) if adjusted is None else adjusted
@@ -169,13 +147,15 @@ class EnergyPrior(PyroModule):
             self.visits += 1
             if int(self.visits) % self.refresh == 0:
                 start = annealed_draws(self._fixed(), self.num_chains, particles=512)
-        return self.chains.run(
-            self._log_density,
+        metric = white_metric(self.base())
+        white = self.chains.run(
+            self._log_density if metric is None else metric.target(self._log_density),
             self.steps,
-            start=start,
+            start=start if start is None or metric is None else metric.white(start),
             adjusted=self.adjusted,
             keep=self.training,
         )
+        return white if metric is None else metric.position(white)
 
     def _fixed(self) -> EnergyBased:
         return EnergyBased(self.energy, self.base(), learn=False)
@@ -194,7 +174,9 @@ class EnergyPrior(PyroModule):
             return self.short_run(n)
         # n distinct chains where there are enough
         order = torch.randperm(self.num_chains, device=self.chains.position.device)
-        return self.chains.position[order.repeat(math.ceil(n / self.num_chains))[:n]]
+        chosen = self.chains.position[order.repeat(math.ceil(n / self.num_chains))[:n]]
+        metric = white_metric(self.base())
+        return chosen if metric is None else metric.position(chosen)
 
     def short_run(self, n: int) -> Tensor:
         """``n`` points after ``steps`` Langevin steps from the base: not converged, by design."""

@@ -16,8 +16,9 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
 from learned import Model, bent, noisy_guide, positions, step_of
+from pyro_lebm.base import StandardNormal
 from pyro_lebm.potential import potential
-from pyro_lebm.prior import EnergyPrior, StandardNormal
+from pyro_lebm.prior import EnergyPrior
 from scenarios import LearnedNormal, Quartic, quadrature_draws
 from untyped import PyroLinear, optim
 

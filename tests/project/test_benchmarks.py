@@ -41,7 +41,9 @@ def test_the_demo_writes_what_it_promises_and_can_be_taken_up_again(tmp_path: Pa
     }
     for name, row in methods.items():
         assert set(row) >= COMMON and name in printed
-        assert ({"energy_sd", "energy_grad"} <= set(row)) == name.startswith("ode_lebm")
+        assert ({"energy_sd", "energy_grad", "generation_mmd_base"} <= set(row)) == name.startswith(
+            "ode_lebm"
+        )
     shared = ("train_seconds", "iterations", "generation_mmd")
     one, other = methods["latent_ode"], methods["latent_ode_refined"]
     assert all(one[key] == other[key] for key in shared) and one["mse_all"] != other["mse_all"]
