@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .diagnosis import Diagnosis, diagnose
+from .calibration import Calibration, calibrate
+from .diagnosis import Diagnosis, diagnose, nested_r_hat
 from .draws import Draws, PointEstimate
 from .encoder_guide import EncoderGuide
 from .encoders import GRUEncoder, ODERNNEncoder
@@ -29,6 +30,7 @@ __all__ = [
     "SGLD",
     "ULA",
     "Barker",
+    "Calibration",
     "Diagnosis",
     "Draws",
     "EncoderGuide",
@@ -46,12 +48,14 @@ __all__ = [
     "anneal",
     "anneal_twice",
     "best_draw",
+    "calibrate",
     "chains",
     "diagnose",
     "fit",
     "fit_prior",
     "log_likelihood",
     "log_score",
+    "nested_r_hat",
     "posterior_predict",
     "prior_draws",
     "to_arviz",

@@ -62,7 +62,48 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def diagnose(data: Any, *, r_hat: float = R_HAT, ess: float = ESS) -> Diagnosis:
+def nested_r_hat(draws: Any, superchains: int) -> float:
+    r"""Nested R-hat of many short chains (Margossian et al. 2024, arXiv 2110.13017).
+
+    .. math:: \hat R_\nu = \sqrt{1 + \hat B / \hat W},
+
+    with B the variance of the means of groups of chains ("superchains", those of one start), W the
+    mean over groups of the variance of chain means plus the mean variance within chains. Unlike
+    R-hat it goes to 1 with the number of chains, however short they are.
+
+    Args:
+        draws: of one quantity, ``(chains, draws)``, chains of a superchain side by side.
+        superchains: how many groups, at least 2, of equally many chains.
+
+    Raises:
+        ValueError: for another shape, or chains that do not go into so many groups.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(64, 10))
+        >>> 1.0 <= nested_r_hat(x, superchains=8) < 1.05
+        True
+        >>> nested_r_hat(x + np.repeat(np.arange(8), 8)[:, None], superchains=8) > 2
+        True
+    """
+    x = np.asarray(draws, dtype=float)
+    if x.ndim != 2:
+        raise ValueError(f"draws: expected shape (chains, draws), got {x.shape}")
+    chains, length = x.shape
+    if superchains < 2 or chains % superchains:
+        raise ValueError(
+            f"superchains: expected at least 2, a divisor of {chains} chains, got {superchains}"
+        )
+    x = x.reshape(superchains, chains // superchains, length)
+    means = x.mean(2)
+    between = means.mean(1).var(ddof=1)
+    among = means.var(1, ddof=1).mean() if means.shape[1] > 1 else 0.0
+    within = x.var(2, ddof=1).mean() if length > 1 else 0.0
+    return float(np.sqrt(1 + between / (among + within)))
+
+
+def diagnose(
+    data: Any, *, r_hat: float = R_HAT, ess: float = ESS, superchains: int | None = None
+) -> Diagnosis:
     """Look at a run as ArviZ holds it: do its chains agree, and are there enough draws?
 
     Split rank-normalised R-hat, bulk and tail effective sample size (Vehtari et al. 2021,
@@ -73,6 +114,7 @@ def diagnose(data: Any, *, r_hat: float = R_HAT, ess: float = ESS) -> Diagnosis:
         data: what `to_arviz` returns, or any ``InferenceData`` with a posterior.
         r_hat: the largest value taken for agreement.
         ess: the least effective sample size wanted, of the bulk and of the tails.
+        superchains: for many short chains: R-hat is then `nested_r_hat`, of so many groups.
 
     Raises:
         ValueError: for data without a posterior, or with fewer than four draws a chain.
@@ -88,7 +130,7 @@ def diagnose(data: Any, *, r_hat: float = R_HAT, ess: float = ESS) -> Diagnosis:
     if posterior.sizes["draw"] < 4:
         raise ValueError(f"data: expected at least 4 draws a chain, got {posterior.sizes['draw']}")
     values = {name: _flat(posterior[name]) for name in posterior.data_vars}
-    table = _table(values)
+    table = _table(values, superchains)
     found = [*_mixing(values, table, r_hat, ess), *_moves(data, values)]
     found.sort(key=lambda finding: not finding.grave)
     worst = (max(t[1] for t in table), min(t[2] for t in table), min(t[3] for t in table))
@@ -101,7 +143,9 @@ def _flat(values: Any) -> Any:
     return array.reshape(*array.shape[:2], -1)
 
 
-def _table(values: dict[str, Any]) -> list[tuple[str, float, float, float]]:
+def _table(
+    values: dict[str, Any], superchains: int | None
+) -> list[tuple[str, float, float, float]]:
     """Name, R-hat, bulk and tail effective sample size of every component that varies."""
     rows = []
     for name, value in values.items():
@@ -109,7 +153,8 @@ def _table(values: dict[str, Any]) -> list[tuple[str, float, float, float]]:
             x = value[:, :, k]
             label = name if value.shape[2] == 1 else f"{name}[{k}]"
             if np.isfinite(x).all() and np.ptp(x) > 0:
-                rows.append((label, _r_hat(x), _ess(x, "bulk"), _ess(x, "tail")))
+                mixed = nested_r_hat(x, superchains) if superchains else _r_hat(x)
+                rows.append((label, mixed, _ess(x, "bulk"), _ess(x, "tail")))
     return rows or [("nothing that varies", np.nan, 0.0, 0.0)]
 
 

@@ -30,9 +30,17 @@ from .panels import (
     panels,
     tidy,
 )
+from .rank_plots import plot_calibration
 from .scores import interval
 
-__all__ = ["plot_chains", "plot_convergence", "plot_energy", "plot_generated", "plot_sequences"]
+__all__ = [
+    "plot_calibration",
+    "plot_chains",
+    "plot_convergence",
+    "plot_energy",
+    "plot_generated",
+    "plot_sequences",
+]
 
 
 def plot_sequences(

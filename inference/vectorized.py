@@ -37,6 +37,8 @@ class VectorizedMCMC(Run):
             chain; ``"loop"`` runs chain by chain: always possible; ``"auto"`` is vmap, and a loop
             where that has no rule.
         initial_params: unconstrained starting values, ``{site: (num_chains, *shape)}``.
+        superchains: how many groups of chains share a start; `diagnose` then judges many short
+            chains by nested R-hat, given the same number. None: every chain has its own.
         thinning: moves per draw kept.
         block_size: chains evaluated at a time, which bounds memory; each block adapts by itself.
         r_hat, ess: stop early once the worst split R-hat is below the one, and the least effective
@@ -69,6 +71,7 @@ class VectorizedMCMC(Run):
         num_chains: int = 64,
         strategy: Strategy = "vmap",
         initial_params: Mapping[str, Tensor] | None = None,
+        superchains: int | None = None,
         thinning: int = 1,
         block_size: int | None = None,
         r_hat: float | None = None,
@@ -93,6 +96,11 @@ class VectorizedMCMC(Run):
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value}")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps: expected at least 0, got {self.warmup_steps}")
+        if superchains is not None and (superchains < 2 or num_chains % superchains):
+            raise ValueError(
+                f"superchains: expected at least 2, a divisor of {num_chains} chains, got "
+                f"{superchains}"
+            )
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
         for name, values in (initial_params or {}).items():
@@ -105,6 +113,7 @@ class VectorizedMCMC(Run):
         self.method = f"{num_chains} chains of {type(kernel).__name__}"
         self.adjusted = kernel.adjusted
         self.strategy, self.initial_params, self.thinning = strategy, initial_params, thinning
+        self.superchains = superchains or num_chains
         self.block_size = min(block_size or num_chains, num_chains)
         self.r_hat, self.ess, self.check_every, self.progress = r_hat, ess, check_every, progress
         self.checkpoint, self.save_every = checkpoint, save_every
@@ -129,7 +138,8 @@ class VectorizedMCMC(Run):
         self._target = self._read(args, kwargs)
         with pyro.validation_enabled(False):
             if self.initial_params is None:
-                start = self._target.initial(self.num_chains)
+                start = self._target.initial(self.superchains)
+                start = start.repeat_interleave(self.num_chains // self.superchains, 0)
             else:
                 start = self._target.pack(self.initial_params).detach()
             self._samplers = self._begin(start)
