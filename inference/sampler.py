@@ -16,6 +16,10 @@ LARGEST_DENSE = 100
 # What the search for a first step size crosses, as in Stan.
 FIRST_ACCEPTANCE = 0.8
 DIVERGING = 1000.0  # nats of energy error
+# A chain far out, where the target is steep, needs a smaller step than the others for a while.
+STUCK, HALVED, REGROWN = 0.1, 0.5, 1.1
+# Nats, and nats a dimension, that a chain may lie below the chains' upper quartile and not be lost.
+LOST, LOST_PER_DIM = 10.0, 1.0
 
 
 class Move(NamedTuple):
@@ -69,6 +73,10 @@ class Statistics(NamedTuple):
 class Sampler:
     """Chains of a kernel on a target, advanced together; adapts for ``warmup`` steps.
 
+    While the metric is learned, chains that do not move at the shared step size take smaller steps
+    and teach nothing; those that a window of the warm-up leaves far below the upper quartile in log
+    density (10 nats and 1 a dimension) begin again where another chain is.
+
     Args:
         kernel: makes the moves.
         log_density: the target, ``(chains, dim) -> (chains)``.
@@ -91,13 +99,16 @@ class Sampler:
         saved: dict[str, Any] | None = None,
     ) -> None:
         self.kernel, self.warmup, self.t = kernel, warmup, 0
-        self._ends = frozenset(windows(warmup)) if kernel.metric != "none" else frozenset()
+        ends = windows(warmup)
+        self._ends = frozenset(ends) if kernel.metric != "none" else frozenset()
+        self._gather = max(ends, default=0)  # until when chains may have steps of their own
         metric = Metric(*saved["metric"]) if saved else kernel.first_metric(log_density, position)
         self.metric, self._log_density = metric, kernel.seen(log_density, metric)
         if saved is not None:
             self._set_state(saved)
             return
         self.step_size = torch.tensor(kernel.step_size, dtype=torch.float64)
+        self.caution = torch.ones_like(position[:, 0])
         self._enter(evaluate(self._log_density, position))
         if self._adapts_step:
             self._find_step()
@@ -125,12 +136,21 @@ class Sampler:
 
     def _move(self) -> Move:
         target = self.metric.target(self._log_density)
-        return self.kernel.move(target, self.state, self.momentum, self.step_size)
+        return self.kernel.move(target, self.state, self.momentum, self.step_size * self.caution)
+
+    @property
+    def _together(self) -> Tensor:
+        """Chains that move at the shared step: all that the warm-up learns from."""
+        near = self.caution > 0.5
+        return near if bool(near.any()) else torch.ones_like(near)
+
+    def _mean_score(self, move: Move) -> Tensor:
+        return self.kernel.score(move)[self._together].mean().cpu()
 
     def advance(self) -> Statistics:
         """One move of all chains."""
         move = self._move()
-        used = self.step_size
+        used = self.step_size * self.caution
         self.state, self.momentum = move.state, move.momentum
         self.t += 1
         if self.t <= self.warmup:
@@ -148,17 +168,28 @@ class Sampler:
 
     def _adapt(self, move: Move) -> None:
         if self.kernel.adapt_step_size:
-            score = self.kernel.score(move).mean().cpu()
+            score = self._mean_score(move)
             self._average = update(self._average, score, self.kernel.target_acceptance)
             done = self.t == self.warmup
             self.step_size = (self._average.log_average if done else self._average.log_step).exp()
+            self._take_care(move)
         if self._ends:
-            self._moments = add(self._moments, self.state.position, self.state.gradient)
+            near = self._together
+            position, gradient = self.state.position[near], self.state.gradient[near]
+            self._moments = add(self._moments, position, gradient)
         if self.t in self._ends:
             self._learn_metric()
 
+    def _take_care(self, move: Move) -> None:
+        """Smaller steps for chains that do not move, until they do; none of it in the end."""
+        stuck = self.kernel.score(move) < STUCK * self.kernel.target_acceptance
+        grown = (self.caution * REGROWN).clamp(max=1.0)
+        self.caution = torch.where(stuck, self.caution * HALVED, grown)
+        if self.t >= self._gather:
+            self.caution = torch.ones_like(self.caution)
+
     def _learn_metric(self) -> None:
-        state = self.metric.unwhitened(self.state)
+        state = self.metric.unwhitened(_without_lost(self.state))
         self.metric = learned(self.metric, self._moments)
         self._enter(state)
         if self._adapts_step:
@@ -168,7 +199,7 @@ class Sampler:
         """Double or halve the step until acceptance crosses .8 (Hoffman & Gelman 2014)."""
         direction = 0.0
         for _ in range(100):
-            score = float(self.kernel.score(self._move()).mean())
+            score = float(self._mean_score(self._move()))
             found = 1.0 if score > FIRST_ACCEPTANCE else -1.0
             if direction and found != direction:
                 break
@@ -183,6 +214,7 @@ class Sampler:
         return {
             "t": self.t,
             "step_size": self.step_size,
+            "caution": self.caution,
             "metric": tuple(self.metric),
             "state": tuple(self.state),
             "momentum": self.momentum,
@@ -192,6 +224,23 @@ class Sampler:
 
     def _set_state(self, state: dict[str, Any]) -> None:
         self.t, self.step_size, self.momentum = state["t"], state["step_size"], state["momentum"]
+        self.caution = state["caution"]
         self.state = State(*state["state"])
         self._moments = Moments(*state["moments"])
         self._average = DualAverage(*state["average"])
+
+
+def _without_lost(state: State) -> State:
+    """Lost chains begin again where others are.
+
+    Far out, in a flat tail or a minor mode, a chain may stay for longer than any warm-up. What lies
+    so many nats below the rest has no share of the posterior; modes that may have one are kept.
+    """
+    lp, dim = state.log_density, state.position.shape[-1]
+    lost = lp < lp.quantile(0.75) - (LOST + LOST_PER_DIM * dim)
+    if not bool(lost.any()):
+        return state
+    index = torch.arange(len(lp), device=lp.device)
+    others = index[~lost]
+    index[lost] = others[torch.randint(len(others), (int(lost.sum()),), device=lp.device)]
+    return State(*(part[index] for part in state))

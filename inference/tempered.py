@@ -83,7 +83,7 @@ class Tempered(Kernel):
         """A step of every replica, then the swaps."""
         beta = self.inverse_temperatures(state.position)
         replicas = _joined(state, momentum)
-        step = step_size.to(beta) * beta.rsqrt()
+        step = step_size.to(beta).unsqueeze(-1) * beta.rsqrt()
         tempered = State(
             replicas.position, beta * replicas.log_density, beta[:, None] * replicas.gradient
         )
