@@ -105,5 +105,5 @@ class ULA(Kernel):
         """One step, taken wherever the density is positive."""
         new = evaluate(target, propose(state, step_size))
         log_ratio = log_acceptance(state, new, step_size)
-        kept, _ = where_finite(new, state)
+        kept, _ = where_finite(new, state, -log_ratio)
         return Move(kept, momentum, log_ratio.clamp(max=0.0).exp().nan_to_num(nan=0.0), -log_ratio)

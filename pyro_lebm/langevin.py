@@ -20,7 +20,7 @@ OPTIMAL_ACCEPTANCE = 0.574
 """The acceptance at which MALA mixes fastest in high dimension (Roberts & Rosenthal 1998)."""
 
 
-LARGEST_LOSS = 1000.0  # nats
+LARGEST_ERROR = 50.0  # nats
 
 
 class State(NamedTuple):
@@ -64,13 +64,13 @@ def finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def where_finite(new: State, old: State) -> tuple[State, Tensor]:
+def where_finite(new: State, old: State, error: Tensor) -> tuple[State, Tensor]:
     """``new`` where its density is positive, elsewhere ``old``; where that is, ``(*chains, 1)``.
 
-    For unadjusted steps, which no acceptance keeps inside: one that loses a thousand nats is on
-    its way out for good, and not taken either.
+    For unadjusted steps, which no acceptance keeps inside: one whose energy error is fifty nats
+    has left where the integrator is stable, gains speed with each further step, and is not taken.
     """
-    inside = torch.isfinite(new.log_density) & (new.log_density > old.log_density - LARGEST_LOSS)
+    inside = torch.isfinite(new.log_density) & (error < LARGEST_ERROR)
     return _chosen(inside, new, old), inside.unsqueeze(-1)
 
 

@@ -80,7 +80,7 @@ def mclmc_step(
     new = evaluate(log_density, state.position + h * u)
     u, second = turn(u, new.gradient, 0.5 * h)
     error = state.log_density - new.log_density + first + second
-    kept, inside = where_finite(new, state)
+    kept, inside = where_finite(new, state, error)
     noise = (torch.expm1(2 * h / spread(length, state.position)) / dim).sqrt()
     u = _unit(u + noise * torch.randn_like(u))
     return kept, torch.where(inside, u, random_direction(u)), error

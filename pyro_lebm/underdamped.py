@@ -87,7 +87,7 @@ def baoab_step(
     v = after + 0.5 * h * new.gradient
     work = kinetic(v) - kinetic(after) + kinetic(before) - kinetic(velocity)
     error = state.log_density - new.log_density + work
-    kept, inside = where_finite(new, state)
+    kept, inside = where_finite(new, state, error)
     return kept, torch.where(inside, v, torch.randn_like(v)), error
 
 

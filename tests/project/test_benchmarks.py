@@ -73,3 +73,18 @@ def test_the_trajectorys_benchmark_reports_errors_and_ratios(tmp_path: Path) -> 
         assert 0 < result["error_ours"]["rms"] <= result["error_dopri5"]["rms"]
         assert result["speedup"]["dopri5, torch.nn"]["ratio"] > 0
     assert found["training_step"]["speedup"]["ratio"] > 0
+
+
+def test_the_kernels_benchmark_sets_every_way_beside_its_peers(tmp_path: Path) -> None:
+    printed = run("kernels.py", "--only", "schools", "--json", "f.json", folder=tmp_path)
+    found = read(tmp_path / "f.json")
+    result = found["results"]["schools"]
+    assert result["disagreement"] < 1e-3  # nats, between the Pyro and the NumPyro program
+    rows = result["rows"]
+    assert set(rows) >= {"Pyro NUTS", "Pyro NUTS, jit", "NumPyro NUTS", "NumPyroMCMC", "MALA"}
+    for name, row in rows.items():
+        assert name in printed and row["ess"] > 0 and row["ess_per_gradient"] > 0
+        assert row["with_warmup"] < row["ess_per_second"]
+    ratio = rows["NumPyroMCMC"]["ratio"]["NumPyro NUTS"]["ess_per_second"]
+    assert ratio[0] <= ratio[1] <= ratio[2]
+    assert [v["wanted"] for v in found["wanted"]] == [0.8, 15, 10]
