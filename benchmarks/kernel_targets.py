@@ -49,8 +49,7 @@ class Target:
     """A posterior.
 
     Attributes:
-        model, args: the Pyro program and what it is called with.
-        native: the same for NumPyro.
+        model, args, native: the Pyro program and what it is called with; the same for NumPyro.
         starts: unconstrained values for so many chains, ``{site: (chains, *shape)}``.
         sizes, quick: of a full and of a smoke run.
         dense_too: whether native NumPyro also runs with a dense metric, which our kernels learn
@@ -277,6 +276,7 @@ def ode_lebm(quick: bool = False) -> Target:
         seed=0,
     )
     model.refresh(given)
+    model.requires_grad_(False)  # or torch.jit refuses the program
 
     def starts(chains: int) -> dict[str, Tensor]:
         # as a user of the trained model would start
@@ -294,7 +294,7 @@ def ode_lebm(quick: bool = False) -> Target:
 
 
 def native_ode_lebm(model: LatentODE, series: Any) -> Callable[[], None]:
-    """The trained model by hand: weights are constants, the solver is one scan."""
+    """The trained model by hand: weights are constants, the solver a scan."""
     field, mean = layers(model.field), layers(model.emission)
     energy = layers(model.prior.energy)
     sigma = float(model.emission(torch.zeros(1, 1, LATENT)).scale.reshape(-1)[0])

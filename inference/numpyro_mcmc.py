@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from .run import Run
 from .targets import ModelTarget
 
 KERNELS = {"nuts": "NUTS", "hmc": "HMC", "barker": "BarkerMH"}
+# A quarter turn of a Gaussian in its metric: NumPyro's 2 pi is a whole one, back to the start.
+DEFAULTS = {"hmc": {"trajectory_length": math.pi / 2}}
 # Our names of NumPyro's fields; a kernel that lacks one says so by its absence.
 FIELDS = {
     "potential_energy": "lp",
@@ -42,7 +45,8 @@ class NumPyroMCMC(Run):
         chain_method: NumPyro's: ``"vectorized"``, the default where the kernel can do it,
             ``"parallel"`` (over JAX's devices) or ``"sequential"``.
         progress: NumPyro's bar (not for vectorized chains).
-        kernel_options: for NumPyro's kernel, such as ``{"target_accept_prob": 0.9}``.
+        kernel_options: for NumPyro's kernel, such as ``{"target_accept_prob": 0.9}``; HMC's
+            ``trajectory_length`` is pi / 2 unless given.
 
     Raises:
         ImportError: without NumPyro; says how to install it.
@@ -85,7 +89,10 @@ class NumPyroMCMC(Run):
         self.warmup_steps = num_samples if warmup_steps is None else warmup_steps
         together = "vectorized" if kernel in ("nuts", "hmc") else "sequential"
         self.initial_params, self.chain_method = initial_params, chain_method or together
-        self.progress, self.kernel_options = progress, dict(kernel_options or {})
+        self.progress, self.kernel_options = (
+            progress,
+            DEFAULTS.get(kernel, {}) | dict(kernel_options or {}),
+        )
         self.method, self.adjusted = f"NumPyro's {KERNELS[kernel]}", True
         self._draws: Tensor | None = None
         self._statistics: dict[str, Tensor] = {}
@@ -114,9 +121,8 @@ class NumPyroMCMC(Run):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         jax, numpyro = _numpyro()
         with jax.enable_x64(start.dtype == torch.float64):
-            options = dict(self.kernel_options)
             make = getattr(numpyro.infer, KERNELS[self.kernel])
-            kernel = make(potential_fn=function, **options)
+            kernel = make(potential_fn=function, **self.kernel_options)
             mcmc = numpyro.infer.MCMC(
                 kernel,
                 num_warmup=self.warmup_steps,
