@@ -13,13 +13,13 @@ import torch
 from pyro.infer.autoguide.initialization import init_to_uniform
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.infer.mcmc.util import initialize_model
-from pyro.ops.integrator import _EXCEPTION_HANDLERS
 from torch import Tensor
 
 from pyro_lebm.langevin import LogDensity, State
 from pyro_lebm.metric import Metric, unit_metric
 
 from .sampler import LARGEST_DENSE, Move, Sampler, Statistics
+from .targets import singular
 
 Params = dict[str, Tensor]
 METRICS = ("auto", "dense", "diag", "none")
@@ -201,8 +201,7 @@ class Kernel(MCMCKernel):
         try:
             return -self.potential_fn(self._unpacked(position)).reshape(())
         except Exception as error:
-            # Pyro's registry of what counts as a point outside of the density
-            if any(handles(error) for handles in _EXCEPTION_HANDLERS.values()):
+            if singular(error):
                 return position.new_tensor(-math.inf)
             raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -10,9 +11,10 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
+from pyro.ops.integrator import _EXCEPTION_HANDLERS
 from torch import Tensor
 
-from pyro_lebm.langevin import evaluate
+from pyro_lebm.langevin import LogDensity, evaluate
 from pyro_lebm.potential import Potential, Strategy
 from pyro_lebm.program import Model, Program
 
@@ -63,7 +65,7 @@ class ModelTarget:
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log joint density, ``(chains)``."""
-        return self.potential.log_density(z)
+        return outside_where_singular(self.potential.log_density, z)
 
     def constrain(self, z: Tensor) -> dict[str, Tensor]:
         """Site values on their supports."""
@@ -137,7 +139,9 @@ class FunctionTarget:
 
     def log_density(self, z: Tensor) -> Tensor:
         """-U, ``(chains)``."""
+        return outside_where_singular(self._log_density, z)
 
+    def _log_density(self, z: Tensor) -> Tensor:
         def single(one: Tensor) -> Tensor:
             return -self.potential_fn(self._named(one)).reshape(())
 
@@ -176,6 +180,24 @@ def _valid(target: Target, candidates: Callable[[int], Tensor], chains: int) -> 
         f"model: no point of finite density for {int(bad.sum())} of {chains} chains in {TRIES} "
         "tries; give initial_params or another init_strategy"
     )
+
+
+def singular(error: Exception) -> bool:
+    """Whether Pyro's registry counts the error as a point outside of the density."""
+    return any(handles(error) for handles in _EXCEPTION_HANDLERS.values())
+
+
+def outside_where_singular(log_density: LogDensity, z: Tensor) -> Tensor:
+    """Log densities ``(chains)``, -inf for the chains whose matrices cannot be factorised."""
+    try:
+        return log_density(z)
+    except Exception as error:
+        if not singular(error):
+            raise
+    if len(z) == 1:
+        return z.new_full((1,), -math.inf)
+    # one such chain makes the evaluation of all fail: halve until it is alone
+    return torch.cat([outside_where_singular(log_density, half) for half in z.tensor_split(2)])
 
 
 def in_order(program: Program) -> Program:

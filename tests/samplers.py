@@ -55,3 +55,15 @@ CONJUGATE: dict[str, Any] = {
     "share": dist.Beta(2.0 + HEADS, 2.0 + TOSSES - HEADS),
     "centre": _normal(),
 }
+
+
+def might_be_singular() -> None:
+    """Its matrix is only where ``scale`` is positive."""
+    scale = pyro.sample("scale", dist.Normal(0.6, 0.2))
+    pyro.sample("beside", dist.Normal(0.0, 1.0))
+    matrix = scale[..., None, None] * torch.eye(2)
+    pyro.sample(
+        "x",
+        dist.MultivariateNormal(torch.zeros(2), scale_tril=torch.linalg.cholesky(matrix)),
+        obs=torch.ones(2),
+    )

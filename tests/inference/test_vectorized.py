@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_lebm.checkpoint import CheckpointError
 from pyro_lebm.inference import MALA, MALT, MCLMC, ULA, Tempered, Underdamped, VectorizedMCMC
-from samplers import ADJUSTED, CONJUGATE, KERNELS, conjugate
+from samplers import ADJUSTED, CONJUGATE, KERNELS, conjugate, might_be_singular
 from scenarios import Mixture
 
 SHORT = torch.zeros(2)
@@ -130,6 +130,17 @@ def test_a_plate_around_a_model_that_does_not_broadcast_is_refused() -> None:
 
     with pytest.raises(ValueError, match="strategy: 'plate' expects"):
         ran(MALA(model), 2, 2, num_chains=3, strategy="plate")
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "plate", "loop"])
+def test_a_singular_matrix_stops_its_own_chain_alone(strategy: Any) -> None:
+    pyro.set_rng_seed(5)
+    kernel = MALA(might_be_singular, step_size=0.3, adapt_step_size=False, metric="none")
+    start = {"scale": torch.linspace(0.3, 0.9, 16), "beside": torch.zeros(16)}
+    mcmc = ran(kernel, 50, 0, num_chains=16, strategy=strategy, initial_params=start)
+    scale = mcmc.get_samples(group_by_chain=True)["scale"]
+    assert bool((scale > 0).all()) and bool((scale.std(1) > 0).all())
+    assert bool(mcmc.statistics["diverging"].any())  # some tried
 
 
 def test_starting_points() -> None:
