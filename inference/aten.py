@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import aten_elementwise, aten_reductions, aten_shapes
+from . import aten_elementwise, aten_networks, aten_reductions, aten_shapes
 from .aten_entries import Entries
 
-TABLE = Entries({**aten_elementwise.TABLE, **aten_reductions.TABLE, **aten_shapes.TABLE})
+_ROOMS = (aten_elementwise, aten_networks, aten_reductions, aten_shapes)
+TABLE = Entries({name: entry for room in _ROOMS for name, entry in room.TABLE.items()})
 """By the operation's name with or without its overload; a user may enter more."""

@@ -117,12 +117,6 @@ def _addmm(x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     return product + (x if beta == 1 else beta * x)
 
 
-@TABLE.op("linear")
-def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    product = x @ weight.T
-    return product if bias is None else product + bias
-
-
 @TABLE.op("linalg_cholesky_ex")
 def _cholesky_ex(x: Any, *, upper: bool = False, check_errors: bool = False) -> Any:
     factor = jnp.linalg.cholesky(x)
@@ -157,6 +151,11 @@ def _cholesky_solve(b: Any, factor: Any, upper: bool = False) -> Any:
     lower = jnp.swapaxes(factor, -1, -2) if upper else factor
     first = _solve_triangular(lower, b, upper=False)
     return _solve_triangular(jnp.swapaxes(lower, -1, -2), first, upper=True)
+
+
+@TABLE.op("cholesky_inverse")
+def _cholesky_inverse(factor: Any, upper: bool = False) -> Any:
+    return _cholesky_solve(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor, upper)
 
 
 @TABLE.op("linalg_inv_ex")

@@ -127,7 +127,6 @@ TABLE.plain(
 )
 TABLE.plain(lambda x, o=0, a=0, b=1: jnp.diagonal(x, o, a, b), "diagonal", "diagonal_copy")
 TABLE.plain(operator.getitem, "pick")
-TABLE.plain(lambda x, index, weight=None: x[index], "embedding")
 
 
 def _padding(x: Any, pad: Any) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_lebm import EnergyBased, MLPEnergy, trajectory
+from pyro_lebm import EnergyBased, EnergyPrior, FullNormal, MLPEnergy, trajectory
 from pyro_lebm.inference import NumPyroMCMC
 from pyro_lebm.inference.numpyro_mcmc import translated
 from pyro_lebm.potential import Potential, potential
@@ -80,6 +80,48 @@ class Tilted(pyro.nn.PyroModule):
         pyro.sample("x", dist.Normal(path, 0.5).to_event(2), obs=torch.zeros(len(times), 2))
 
 
+class Layers(pyro.nn.PyroModule):
+    """Layers of a convolutional emission, and of a decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.norm = nn.LayerNorm(6)
+        self.down = nn.Conv2d(6, 3, (3, 2), stride=(2, 1), padding=1, dilation=(1, 2), groups=3)
+
+    def forward(self) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(2, 4, 3, 3), 1.0).to_event(4))
+        up = self.norm(torch.tanh(self.up(z)))
+        pyro.sample(
+            "x", dist.Normal(self.down(up).sum((1, 2)), 1.0).to_event(2), obs=torch.zeros(())
+        )
+
+
+class Matched(pyro.nn.PyroModule):
+    """A learned prior with a full base."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        base = FullNormal(2)
+        base.match(torch.randn(20, 2) @ torch.tensor([[1.0, 0.5], [0.0, 0.3]]))
+        self.prior = EnergyPrior(MLPEnergy(2, (8,)), base, num_chains=8)
+
+    def forward(self) -> None:
+        with pyro.plate("sequences", 3):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=torch.ones(3, 2))
+
+
+def random_walk() -> None:
+    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+    one = torch.eye(1)
+    start, seen = (dist.MultivariateNormal(torch.zeros(1), one) for _ in range(2))
+    step = dist.MultivariateNormal(torch.zeros(1), scale * one)
+    pyro.sample(
+        "x", dist.GaussianHMM(start, one, step, one, seen, duration=4), obs=torch.ones(4, 1)
+    )
+
+
 TIMES = torch.tensor([0.1, 0.7, 1.3, 2.0, 4.0])
 MODELS: dict[str, Callable[[], Potential]] = {
     "univariate": lambda: potential(univariate),
@@ -87,6 +129,9 @@ MODELS: dict[str, Callable[[], Potential]] = {
     "structured": lambda: potential(structured),
     "conjugate": lambda: potential(conjugate),
     "energy and trajectory": lambda: potential(Tilted(), TIMES),
+    "layers": lambda: potential(Layers()),
+    "matched base": lambda: potential(Matched()),
+    "random walk": lambda: potential(random_walk),
 }
 
 
