@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import xarray
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
-from pyro_lebm.inference import export
+from pyro_lebm import EnergyBased, MLPEnergy
+from pyro_lebm.inference import MALA, VectorizedMCMC, export
 from pyro_lebm.inference.draws import Draws, PointEstimate
 from pyro_lebm.inference.export import to_arviz, write_netcdf
 from pyro_lebm.series import Series
@@ -195,6 +198,25 @@ def test_a_run_of_pyro_mcmc() -> None:
     assert data.predictions["x"].shape == (1, 12, 2, 3, 1)
     assert data.posterior.attrs["method"] == "MCMC, NUTS"
     assert to_arviz(run).posterior["z0"].shape == (1, 12, 2, 2)
+
+
+def test_a_likelihood_without_its_constant_is_told() -> None:
+    pyro.set_rng_seed(0)
+    energy = MLPEnergy(1, (4,))
+
+    def model(log_z: float | None) -> None:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        base = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+        pyro.sample("x", EnergyBased(energy, base, log_z=log_z), obs=torch.zeros(1))
+
+    run = VectorizedMCMC(MALA(model), 4, 4, num_chains=2, progress=False)
+    run.run(None)
+    with pytest.warns(UserWarning, match="log likelihood of x lacks log_z"):
+        to_arviz(run)
+    run.run(0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        to_arviz(run)
 
 
 def nested(
