@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -76,8 +77,12 @@ class Reading(Messenger):
         self.minibatches: dict[str, tuple[int, int]] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.given and msg["value"] is None:
+        if msg["value"] is not None:
+            return
+        if msg["name"] in self.given:
             msg["value"] = self.given[msg["name"]]
+        elif isinstance(_innermost(msg["fn"]), dist.ImproperUniform):
+            msg["value"] = _anywhere(msg["fn"])
 
     def _pyro_post_sample(self, msg: Any) -> None:
         name = msg["name"]
@@ -135,9 +140,21 @@ class Reading(Messenger):
 
 def tilted(fn: Any) -> EnergyBased | None:
     """The energy-based distribution that a site's distribution wraps, if it is one."""
+    fn = _innermost(fn)
+    return fn if isinstance(fn, EnergyBased) else None
+
+
+def _innermost(fn: Any) -> Any:
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    return fn if isinstance(fn, EnergyBased) else None
+    return fn
+
+
+def _anywhere(fn: Any) -> Tensor:
+    """A value of a flat density, which cannot be drawn: uniform in unconstrained space."""
+    transform = biject_to(fn.support)
+    value: Tensor = transform(torch.empty(transform.inverse_shape(fn.shape())).uniform_(-2, 2))
+    return value
 
 
 def _moving(bound: Any) -> bool:

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions import constraints
 
 from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.energy import MLPEnergy
@@ -123,3 +124,20 @@ def test_a_plain_function_may_use_a_learned_prior(kind: str) -> None:
     assert z.grad is not None and all(p.grad is None for p in prior.parameters())
     assert not read.log_density(z.detach()).requires_grad
     assert not prior.chains.visited.any()
+
+
+def test_flat_densities_are_read_without_a_draw() -> None:
+    def flat() -> None:
+        with pyro.plate("rows", 3):
+            scale = pyro.sample("scale", dist.ImproperUniform(constraints.positive, (), ()))
+            support = constraints.ordered_vector
+            cuts = pyro.sample("cuts", dist.ImproperUniform(support, (3,), (2,)).mask(True))
+            pyro.sample("x", dist.Normal(cuts, scale[:, None]).to_event(1), obs=torch.ones(3, 2))
+
+    program = Program.read(flat)
+    assert program.draw.shape == (3, 3)
+    scale, cuts = program.values["scale"], program.values["cuts"]
+    assert bool((scale > 0).all()) and bool((cuts[:, 1] > cuts[:, 0]).all())
+    z = torch.zeros(3, 3)  # scale 1, cuts 0 and 1; the Jacobians are 1
+    exact = dist.Normal(torch.tensor([0.0, 1.0]), 1.0).log_prob(torch.ones(2)).sum()
+    assert torch.allclose(program.log_density(z), exact.expand(3))
