@@ -258,12 +258,16 @@ def show(name: str, result: dict[str, Any]) -> None:
     print(
         f"\n{name}: {result['rounds']} rounds, programs agree to {result['disagreement']:.1g} nats"
     )
-    heads = "".join(f"{head:>{len(head) + 4}}" for head, _, _ in COLUMNS)
+    heads = "".join(f"{head:>{width(head)}}" for head, _, _ in COLUMNS)
     print(f"{'':16}{heads}  times {PYRO}'s ESS/s [quartiles]")
     for way, row in result["rows"].items():
         shown = dict(row, ess_per_gradient=1000 * row["ess_per_gradient"])
-        cells = "".join(f"{shown[key]:>{len(head) + 4}{form}}" for head, key, form in COLUMNS)
+        cells = "".join(f"{shown[key]:>{width(head)}{form}}" for head, key, form in COLUMNS)
         print(f"{way:16}{cells}  {ratio_text(row['ratio'].get(PYRO))}", flush=True)
+
+
+def width(head: str) -> int:
+    return max(len(head) + 3, 11)
 
 
 def ratio_text(ratio: dict[str, list[float]] | None, what: str = "ess_per_second") -> str:
