@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .distribution import annealed
 from .frozen import frozen
-from .reading import MANY, Plate, Reading, Site, reading, tilted
+from .reading import MANY, Plate, Reading, Site, noted, reading, tilted
 from .scoring import Score, ScoreTogether
 
 Model = Callable[..., Any]
@@ -62,8 +62,7 @@ class Program:
         Raises:
             ValueError: for a discrete latent site, one of dynamic support, or no latent site.
         """
-        with reading() as notes:
-            model(*args, **kwargs)
+        notes = noted(model, args, kwargs)
         if not notes.latent:
             raise ValueError("model: expected at least one latent sample site, got none")
         shared = set.intersection(*(set(names) for names in notes.around.values()))
@@ -77,8 +76,8 @@ class Program:
         """The same structure on other data, read off a run that stops at the last latent site."""
         names = {site.name for site in self.sites}
         seen_by_then = {plate for site in self.sites for plate in site.plates}
-        with reading(until=names if set(self.plates) == seen_by_then else None) as notes:
-            self.model(*args, **kwargs)
+        until = names if set(self.plates) == seen_by_then else None
+        notes = noted(self.model, args, kwargs, until)
         sites = tuple(notes.site(name) for name in notes.latent)
         if [site.name for site in sites] != [site.name for site in self.sites]:
             raise ValueError(

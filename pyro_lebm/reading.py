@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -184,3 +185,16 @@ def reading(
         stack.enter_context(notes)
         stack.enter_context(poutine.trace())  # inside: it has to see the leaves
         yield notes
+
+
+def noted(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], until: set[str] | None = None
+) -> Reading:
+    """One run, observed: at a draw of the prior, where the density may well be undefined."""
+    try:
+        with reading(until) as notes:
+            model(*args, **kwargs)
+    except ValueError:  # Pyro's validation of a path that overflows; anything else comes again
+        with pyro.validation_enabled(False), reading(until) as notes:
+            model(*args, **kwargs)
+    return notes

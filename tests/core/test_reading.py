@@ -141,3 +141,13 @@ def test_flat_densities_are_read_without_a_draw() -> None:
     z = torch.zeros(3, 3)  # scale 1, cuts 0 and 1; the Jacobians are 1
     exact = dist.Normal(torch.tensor([0.0, 1.0]), 1.0).log_prob(torch.ones(2)).sum()
     assert torch.allclose(program.log_density(z), exact.expand(3))
+
+
+def test_a_draw_at_which_the_density_is_undefined_can_be_read() -> None:
+    def overflows() -> None:
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal((1e30 * x).exp().sin(), 1.0), obs=torch.tensor(0.0))
+
+    with pyro.validation_enabled(True):
+        programs = [Program.read(overflows) for _ in range(8)]  # half of them at sin(inf)
+    assert all(program.dim == 1 for program in programs)
