@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_lebm.engines import engine
+
 
 class Ref(NamedTuple):
     """The result of an earlier operation; -1 is the input."""
@@ -106,7 +108,7 @@ def capture(function: Callable[[Tensor], Tensor], example: Tensor, recorder: Rec
     functional = torch.func.functionalize(function, remove="mutations")
     z = example.detach().clone()
     recorder.track(z, Ref(-1))
-    with torch.no_grad(), pyro.validation_enabled(False), recorder:
+    with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), recorder:
         result = functional(z)
     return _needed(recorder.operations, recorder.ref(result))
 

@@ -27,6 +27,7 @@ from pyro_lebm.solvers import ADAPTIVE, FIXED
 
 from .emissions import GaussianEmission
 from .fields import MLPField
+from .fused import Seen, observation
 
 
 class LatentODE(PyroModule):
@@ -129,11 +130,10 @@ class LatentODE(PyroModule):
             z0: Tensor = pyro.sample("z0", self.prior())
             if series is not None:
                 self._check_series(series)
-                path = self.path(z0, series.times, series.covariates)
-                x = self._emit(path).mask(series.mask).to_event(2)
-                pyro.sample("x", x, obs=series.filled)
+                pyro.sample("x", self._seen(z0, series), obs=series.filled)
             if times is not None:
-                pyro.sample("x_new", self._emit(self.path(z0, times, covariates)).to_event(2))
+                path = self.path(z0, times, covariates)
+                pyro.sample("x_new", self._emit(self.emission, path).to_event(2))
         return z0
 
     @contextmanager
@@ -143,8 +143,22 @@ class LatentODE(PyroModule):
         with pyro.plate("sequences", size, subsample=index, dim=-1):
             yield
 
-    def _emit(self, path: Tensor) -> TorchDistribution:
-        x: TorchDistribution = self.emission(path)
+    def _seen(self, z0: Tensor, series: Series) -> TorchDistribution:
+        # Read once: to fetch a submodule of a PyroModule costs.
+        field, emission = self.field, self.emission
+        if self.method in FIXED and self._step is None:
+            self._choose(self._driven(field, series.times, series.covariates), z0, series.times)
+
+        def eager() -> TorchDistribution:
+            path = self._path(field, z0, series.times, series.covariates)
+            x: TorchDistribution = self._emit(emission, path).mask(series.mask).to_event(2)
+            return x
+
+        seen = Seen(series, field, emission, self.t0, self.method, self._step)
+        return observation(seen, z0, eager)
+
+    def _emit(self, emission: Callable[..., Any], path: Tensor) -> TorchDistribution:
+        x: TorchDistribution = emission(path)
         expected = (*path.shape[:-1], self.observed)
         if x.batch_shape != expected:
             raise ValueError(
@@ -157,7 +171,12 @@ class LatentODE(PyroModule):
 
     def path(self, z0: Tensor, times: Tensor, covariates: Tensor | None = None) -> Tensor:
         """The latent trajectory: ``(..., N, L)`` at ``t0`` to ``(..., N, T, L)`` at ``times``."""
-        field = self._driven(times, covariates)
+        return self._path(self.field, z0, times, covariates)
+
+    def _path(
+        self, field: nn.Module, z0: Tensor, times: Tensor, covariates: Tensor | None
+    ) -> Tensor:
+        field = self._driven(field, times, covariates)
         if self.method in FIXED and self._step is None:
             self._choose(field, z0, times)
         return trajectory(
@@ -170,12 +189,10 @@ class LatentODE(PyroModule):
             adjoint=self.adjoint,
         )
 
-    def _driven(self, times: Tensor, covariates: Tensor | None) -> Callable[..., Tensor]:
+    def _driven(self, field: nn.Module, times: Tensor, covariates: Tensor | None) -> nn.Module:
         found = 0 if covariates is None else covariates.shape[-1]
         if found != self.covariates:
             raise ValueError(f"covariates: expected {self.covariates} of them, got {found}")
-        # Fetched here: reading a submodule of a PyroModule costs, and the solver calls it often.
-        field: Callable[..., Tensor] = self.field
         if covariates is None:
             return field
         if self.adjoint and covariates.requires_grad:
@@ -219,7 +236,7 @@ class LatentODE(PyroModule):
         z0 = torch.randn(
             len(probe), self.latent, dtype=probe.values.dtype, device=probe.values.device
         )
-        self._choose(self._driven(probe.times, probe.covariates), z0, probe.times)
+        self._choose(self._driven(self.field, probe.times, probe.covariates), z0, probe.times)
 
     # Using a fitted model
 

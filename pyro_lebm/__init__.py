@@ -9,6 +9,7 @@ from . import langevin
 from .base import FullNormal, StandardNormal
 from .distribution import EnergyBased
 from .energy import MLPEnergy
+from .engines import engine
 from .ode import choose_step, interpolate, trajectory
 from .potential import Potential, potential
 from .prior import EnergyPrior
@@ -25,6 +26,7 @@ __all__ = [
     "StandardNormal",
     "annealed_smc",
     "choose_step",
+    "engine",
     "interpolate",
     "langevin",
     "potential",

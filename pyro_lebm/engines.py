@@ -1,0 +1,63 @@
+"""Ways to compute the same density: which one is asked for, and which was picked."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal, get_args
+
+Engine = Literal["auto", "eager", "native"]
+ENGINES: tuple[str, ...] = get_args(Engine)
+
+_asked: ContextVar[Engine] = ContextVar("engine", default="auto")
+_warned: set[str] = set()
+log = logging.getLogger("pyro_lebm")
+
+
+@contextmanager
+def engine(name: Engine) -> Iterator[None]:
+    """Within the block, densities are computed by this engine.
+
+    ``eager`` runs the program as it is written, whatever it does. ``native`` is fused code for
+    latent ODEs whose field and emission are plain perceptrons, on a CPU, and refuses what it
+    cannot do. ``auto``, the default, is native where that is possible, and otherwise eager.
+
+    Raises:
+        ValueError: for another name.
+
+    Example:
+        >>> with engine("eager"):
+        ...     asked()
+        'eager'
+    """
+    if name not in ENGINES:
+        raise ValueError(f"engine: expected one of {ENGINES}, got {name!r}")
+    token = _asked.set(name)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def asked() -> Engine:
+    """The engine asked for where this is called."""
+    return _asked.get()
+
+
+def refuse(reason: str, *, warn: bool = False) -> None:
+    """Tell that native code cannot do something: by an error where it was asked for by name.
+
+    Raises:
+        ValueError: with the reason, where the engine is ``native``.
+    """
+    if asked() == "native":
+        raise ValueError(f"engine: expected what 'native' can do, got {reason}; use 'auto'")
+    if reason in _warned:
+        return
+    _warned.add(reason)
+    if warn:
+        warnings.warn(f"engine: 'eager', which is slower: {reason}", stacklevel=3)
+    log.info("engine: 'eager', as there is %s", reason)

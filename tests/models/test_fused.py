@@ -1,0 +1,245 @@
+"""Fused native code computes what the program says, or leaves it to PyTorch and says why."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_lebm import Series, engine
+from pyro_lebm.langevin import evaluate
+from pyro_lebm.models import (
+    BernoulliEmission,
+    GaussianEmission,
+    LatentODE,
+    MLPField,
+    PoissonEmission,
+)
+from pyro_lebm.native import NativeError, library
+from pyro_lebm.program import Program
+from pyro_lebm.seen import SeenPath
+
+try:
+    library()
+except NativeError as reason:
+    pytest.skip(f"no native code here: {reason}", allow_module_level=True)
+
+N, D = 37, 3  # more than two blocks of lanes, the last not full
+DEEP = {"hidden": (9, 5)}
+CASES: dict[str, dict[str, Any]] = {
+    "gaussian": {"emission": GaussianEmission(4, D, (20,))},
+    "a scale each": {"emission": GaussianEmission(4, D, per_feature=True)},
+    "bernoulli": {"emission": BernoulliEmission(4, D, (20,)), "binary": True},
+    "poisson": {"emission": PoissonEmission(4, D, (20,)), "counts": True},
+    "own times": {"own": True},
+    "doubles": {"dtype": torch.float64},
+    "deep": {"field": MLPField(4, **DEEP), "emission": GaussianEmission(4, D, **DEEP)},
+    "linear": {"field": MLPField(4, ()), "emission": GaussianEmission(4, D, ())},
+    "many steps": {"step": 0.006, "dtype": torch.float64},  # too many to keep: they are taken twice
+    **{
+        name: {
+            "field": MLPField(4, (20,), name),
+            "emission": GaussianEmission(4, D, activation=name),
+        }
+        for name in ("softplus", "elu", "silu", "relu")
+    },
+}
+
+
+def data(case: dict[str, Any]) -> Series:
+    times = torch.rand(N, 11) if case.get("own") else torch.rand(11)
+    times = 3 * times.sort(-1).values
+    values = torch.randn(N, 11, D)
+    if case.get("binary"):
+        values = (values > 0).float()
+    if case.get("counts"):
+        values = values.abs().round()
+    values[torch.rand(N, 11, D) < 0.3] = torch.nan
+    values[:, 0] = values[:, 0].nan_to_num(0.0)
+    return Series(times, values).to(dtype=case.get("dtype", torch.float32))
+
+
+def built(name: str) -> tuple[LatentODE, Series]:
+    torch.manual_seed(0)
+    case = CASES[name]
+    field, emission = case.get("field", MLPField(4, (20,))), case.get("emission")
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.copy_(0.5 * torch.randn_like(parameter))
+    model = LatentODE(4, D, field=field, emission=emission)
+    model.load_state_dict({**model.state_dict(), "step_size": torch.tensor(case.get("step", 0.1))})
+    return model.to(dtype=case.get("dtype", torch.float32)), data(case)
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Relative to the largest of them: sums of thousands of terms in another order."""
+    largest = float(b.abs().max())
+    tolerance = 2e-5 if a.dtype == torch.float32 else 1e-10
+    return float((a - b).abs().max()) <= tolerance * max(largest, 1.0)
+
+
+@pytest.mark.parametrize("lead", [(), (3,)], ids=["once", "chains"])
+@pytest.mark.parametrize("name", CASES)
+def test_densities_and_gradients_in_the_states(name: str, lead: tuple[int, ...]) -> None:
+    model, series = built(name)
+    program = Program.read(model, series)
+    z = torch.randn(*lead, N, 4, dtype=series.values.dtype)
+    found = {}
+    for way in ("eager", "native"):
+        with engine(way):
+            found[way] = evaluate(program.log_density, z)
+    assert close(found["native"].log_density, found["eager"].log_density)
+    assert close(found["native"].gradient, found["eager"].gradient)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_in_the_parameters(name: str) -> None:
+    model, series = built(name)
+    z0 = torch.randn(N, 4, dtype=series.values.dtype)
+    weight = torch.rand(N, dtype=series.values.dtype)  # each sequence counts differently
+    found: dict[str, list[Tensor]] = {}
+    for way in ("eager", "native"):
+        with engine(way):
+            fixed = pyro.poutine.condition(model, data={"z0": z0})
+            trace = pyro.poutine.trace(fixed).get_trace(series)
+            node: Any = trace.nodes["x"]
+            log_prob = node["fn"].log_prob(node["value"])
+            parameters = [*model.field.parameters(), *model.emission.parameters()]
+            found[way] = list(torch.autograd.grad((weight * log_prob).sum(), parameters))
+        assert isinstance(node["fn"], SeenPath) == (way == "native")
+    for ours, theirs in zip(found["native"], found["eager"], strict=True):
+        assert close(ours, theirs)
+
+
+def test_threads_do_not_change_it() -> None:
+    model, series = built("gaussian")
+    program, z, found = Program.read(model, series), torch.randn(5, N, 4), []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(evaluate(program.log_density, z))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].log_density, found[1].log_density)
+    assert torch.equal(found[0].gradient, found[1].gradient)
+
+
+def test_what_overflows_has_no_density() -> None:
+    model, series = built("gaussian")
+    program, z = Program.read(model, series), torch.randn(N, 4)
+    z[3] = torch.nan
+    z[5] = 1e38
+    with engine("native"):
+        state = evaluate(program.log_density, z)
+    assert bool(torch.isinf(state.log_density[[3]]).all())
+    assert int(torch.isinf(state.log_density).sum()) <= 2  # and nobody else's
+    assert bool(torch.isfinite(state.gradient).all())
+
+
+def test_other_values_and_draws_are_left_to_pytorch() -> None:
+    model, series = built("gaussian")
+    with engine("native"):
+        trace = pyro.poutine.trace(model).get_trace(series)
+    fn: Any = trace.nodes["x"]["fn"]
+    draws = torch.randn(2, *series.values.shape)
+    assert torch.equal(fn.log_prob(draws), fn.eager.log_prob(draws))
+    assert fn.sample().shape == series.values.shape
+    assert fn.mean.shape == series.values.shape
+    assert fn.expand((N,)) is fn and fn.expand((2, N)).batch_shape == (2, N)
+
+
+def test_second_derivatives_are_refused_not_wrong() -> None:
+    model, series = built("gaussian")
+    program = Program.read(model, series)
+    z = torch.randn(N, 4, requires_grad=True)
+    with engine("native"):
+        (first,) = torch.autograd.grad(program.log_density(z).sum(), z, create_graph=True)
+        with pytest.raises(RuntimeError, match=r"got second ones; .*engine\('eager'\)"):
+            torch.autograd.grad(first.sum(), z)
+
+
+class Hidden(nn.Module):
+    """A field that nobody knows."""
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        return -z
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"field": Hidden()}, "a field that is no plain MLPField: Hidden"),
+        ({"field": MLPField(2, time=True)}, "no plain MLPField"),
+        ({"field": MLPField(2, activation="gelu")}, "a field with the activation gelu"),
+        ({"method": "heun"}, "a trajectory by heun"),
+    ],
+)
+def test_what_it_cannot_do_is_told(options: dict[str, Any], reason: str) -> None:
+    torch.manual_seed(0)
+    model = LatentODE(2, 1, **options)
+    series = Series(torch.linspace(0.1, 1, 5), torch.zeros(3, 5, 1))
+    z = torch.zeros(3, 2)
+    with engine("native"), pytest.raises(ValueError, match=f"engine: expected .*{reason}"):
+        Program.read(model, series).log_density(z)
+    assert Program.read(model, series).log_density(z).shape == (3,)  # "auto" does it otherwise
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    name: Any = "fast"
+    with pytest.raises(ValueError, match=r"engine: expected one of .* got 'fast'"), engine(name):
+        pass
+
+
+WITHOUT = """
+import warnings
+import torch
+from pyro_lebm import Series, engine
+from pyro_lebm.models import LatentODE
+from pyro_lebm.program import Program
+
+model = LatentODE(2, 1)
+series = Series(torch.linspace(0.1, 1, 5), torch.zeros(3, 5, 1))
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    program = Program.read(model, series)
+    for _ in range(3):
+        program.log_density(torch.zeros(3, 2))
+told = [str(w.message) for w in told if "engine" in str(w.message)]
+assert len(told) == 1 and "eager" in told[0] and REASON in told[0], told
+with engine("native"):
+    try:
+        program.log_density(torch.zeros(3, 2))
+    except ValueError as error:
+        assert REASON in str(error), error
+    else:
+        raise AssertionError("not refused")
+"""
+
+
+@pytest.mark.parametrize("trouble", ["no compiler", "a compiler that fails", "no room"])
+def test_without_native_code_it_goes_on_and_warns_once(trouble: str, tmp_path: Path) -> None:
+    cache, path = tmp_path / "cache", tmp_path / "bin"
+    path.mkdir()
+    reason = "no C++ compiler found"
+    if trouble != "no compiler":
+        broken = path / "c++"
+        broken.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
+        broken.chmod(0o755)
+        reason = "out of order"
+    if trouble == "no room":
+        broken.write_text("#!/bin/sh\nexit 0\n")
+        cache.write_text("a file, where a folder should be")
+        reason = "cannot be written"
+    environment = {"PATH": f"{path}:/bin" if trouble != "no compiler" else str(path)}
+    environment |= {"PYRO_LEBM_CACHE": str(cache), "HOME": str(tmp_path)}
+    script = WITHOUT.replace("REASON", repr(reason))
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
