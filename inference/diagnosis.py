@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import arviz
@@ -11,6 +12,10 @@ import numpy as np
 
 R_HAT, ESS, LEAST_BFMI = 1.01, 400, 0.3  # Vehtari et al. 2021; Betancourt 2016
 GRADIENT_NOISE = 0.1
+
+
+Row = tuple[str, float, float, float]  # name, R-hat, bulk and tail effective sample size
+Table = list[Row]
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,9 @@ def diagnose(
         raise ValueError("data: expected a group 'posterior', got none")
     if posterior.sizes["draw"] < 4:
         raise ValueError(f"data: expected at least 4 draws a chain, got {posterior.sizes['draw']}")
-    values = {name: _flat(posterior[name]) for name in posterior.data_vars}
+    values = {k: _flat(v) for k, v in posterior.data_vars.items() if v.size}
+    if not values:
+        raise ValueError("data: expected a variable with draws in the posterior, got none")
     table = _table(values, superchains)
     found = [*_mixing(values, table, r_hat, ess), *_moves(data, values)]
     found.sort(key=lambda finding: not finding.grave)
@@ -143,10 +150,8 @@ def _flat(values: Any) -> Any:
     return array.reshape(*array.shape[:2], -1)
 
 
-def _table(
-    values: dict[str, Any], superchains: int | None
-) -> list[tuple[str, float, float, float]]:
-    """Name, R-hat, bulk and tail effective sample size of every component that varies."""
+def _table(values: dict[str, Any], superchains: int | None) -> Table:
+    """Of every component that varies."""
     rows = []
     for name, value in values.items():
         for k in range(value.shape[2]):
@@ -166,10 +171,6 @@ def _r_hat(x: Any) -> float:
 
 def _ess(x: Any, part: str) -> float:
     return float(arviz.ess(x, method=part))  # type: ignore[no-untyped-call]
-
-
-Row = tuple[str, float, float, float]
-Table = list[tuple[str, float, float, float]]
 
 
 def _mixing(values: dict[str, Any], table: Table, r_hat: float, ess: float) -> Iterator[Finding]:
@@ -200,7 +201,7 @@ def _mixing(values: dict[str, Any], table: Table, r_hat: float, ess: float) -> I
             if modes
             else "Run longer, or with a longer warm-up or another kernel.",
         )
-    for part, of in (("bulk", _bulk), ("tail", _tail)):
+    for part, of in (("bulk", itemgetter(2)), ("tail", itemgetter(3))):
         least = min(table, key=of)
         if of(least) < ess:
             yield Finding(
@@ -210,14 +211,6 @@ def _mixing(values: dict[str, Any], table: Table, r_hat: float, ess: float) -> I
                 f"{chains * draws}, {ess:.0f} wanted.",
                 "Draw more, or thin less; a kernel with momentum or a dense metric mixes faster.",
             )
-
-
-def _bulk(row: Row) -> float:
-    return row[2]
-
-
-def _tail(row: Row) -> float:
-    return row[3]
 
 
 def _modes(values: dict[str, Any], label: str) -> str:
@@ -271,6 +264,14 @@ def _moves(data: Any, values: dict[str, Any]) -> Iterator[Finding]:
             f"{about.get('kernel')} makes no Metropolis test: its draws are biased by the "
             "step size, which no agreement of chains shows.",
             "Compare with a run at half the step size, or with an adjusted kernel.",
+        )
+    if about.get("restarts"):
+        yield Finding(
+            "restarts",
+            False,
+            f"{int(about['restarts'])} times in the warm-up a chain was moved to another, as "
+            "around it there seemed to be next to nothing of the posterior.",
+            "If modes may be many, compare with Tempered, or with other starts.",
         )
     noise = float(np.nanmean(known["gradient_noise"])) if "gradient_noise" in known else 0.0
     if noise > GRADIENT_NOISE:

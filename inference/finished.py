@@ -58,7 +58,7 @@ def finished(run: MCMC | Run) -> Finished:
         adjusted = getattr(run.kernel, "adjusted", True)
     else:
         stats = {k: v.detach().cpu().numpy() for k, v in run.statistics.items()}
-        attrs, args, kwargs, model = {}, run.args, run.kwargs, run.model
+        attrs, args, kwargs, model = {"restarts": run.restarts}, run.args, run.kwargs, run.model
         name, adjusted = run.method, run.adjusted
     stats.setdefault("diverging", np.zeros((chains, num_draws), dtype=bool))
     if "lp" not in stats and model is not None:

@@ -108,6 +108,10 @@ class Kernel(MCMCKernel):
         dense = self.metric == "dense" or (self.metric == "auto" and dim <= LARGEST_DENSE)
         return unit_metric(position, dense)
 
+    def first_position(self, metric: Metric, position: Tensor) -> Tensor:
+        """Where chains start that were to start at ``position``: there."""
+        return position
+
     def seen(self, log_density: LogDensity, metric: Metric) -> LogDensity:
         """The target as moves see it: all of it, for kernels of full data."""
         return log_density

@@ -19,6 +19,7 @@ class Run(ABC):
         args, kwargs: what the program was run with.
         method: how the draws were made, in words.
         adjusted: whether a Metropolis test keeps them free of bias.
+        restarts: how often, in the warm-up, a chain was moved to where another was.
         statistics: per draw, ``(chains, draws)`` each: lp, acceptance_rate, step_size, n_steps,
             diverging and, of kernels with momentum, energy (the Hamiltonian).
     """
@@ -26,6 +27,7 @@ class Run(ABC):
     model: Any
     method: str
     adjusted: bool
+    restarts = 0
 
     def __init__(self) -> None:
         self.args: tuple[Any, ...] = ()

@@ -11,6 +11,8 @@ from pyro_lebm.adaptation import DualAverage, dual_average, update, windows
 from pyro_lebm.langevin import LogDensity, State, evaluate
 from pyro_lebm.metric import Metric, Moments, add, learned, no_moments
 
+from .lost import Track, elsewhere, further, lost, no_track
+
 # Dense metrics cost the cube of the dimension at each window, and its square at each step.
 LARGEST_DENSE = 100
 # What the search for a first step size crosses, as in Stan.
@@ -18,8 +20,8 @@ FIRST_ACCEPTANCE = 0.8
 DIVERGING = 1000.0  # nats of energy error
 # A chain far out, where the target is steep, needs a smaller step than the others for a while.
 STUCK, HALVED, REGROWN = 0.1, 0.5, 1.1
-# Nats, and nats a dimension, that a chain may lie below the chains' upper quartile and not be lost.
-LOST, LOST_PER_DIM = 10.0, 1.0
+# Dual averaging first goes far off: with fewer updates the step follows the acceptance directly.
+FEW_UPDATES = 20
 
 
 class Move(NamedTuple):
@@ -44,6 +46,9 @@ class Mover(Protocol):
 
     def first_metric(self, log_density: LogDensity, position: Tensor) -> Metric:
         """Coordinates to start in."""
+
+    def first_position(self, metric: Metric, position: Tensor) -> Tensor:
+        """Where chains start."""
 
     def seen(self, log_density: LogDensity, metric: Metric) -> LogDensity:
         """The target as moves see it."""
@@ -74,8 +79,8 @@ class Sampler:
     """Chains of a kernel on a target, advanced together; adapts for ``warmup`` steps.
 
     While the metric is learned, chains that do not move at the shared step size take smaller steps
-    and teach nothing; those that a window of the warm-up leaves far below the upper quartile in log
-    density (10 nats and 1 a dimension) begin again where another chain is.
+    and teach nothing; those that a window of the warm-up leaves where there can be next to nothing
+    of the posterior's mass (see `lost`) begin again where another chain is.
 
     Args:
         kernel: makes the moves.
@@ -88,6 +93,7 @@ class Sampler:
         t: steps made.
         metric: white coordinates, in which the kernel moves.
         step_size: a number shared by all chains.
+        restarts: how often a chain began again elsewhere.
     """
 
     def __init__(
@@ -98,7 +104,7 @@ class Sampler:
         warmup: int,
         saved: dict[str, Any] | None = None,
     ) -> None:
-        self.kernel, self.warmup, self.t = kernel, warmup, 0
+        self.kernel, self.warmup, self.t, self.restarts = kernel, warmup, 0, 0
         ends = windows(warmup)
         self._ends = frozenset(ends) if kernel.metric != "none" else frozenset()
         self._gather = max(ends, default=0)  # until when chains may have steps of their own
@@ -107,6 +113,7 @@ class Sampler:
         if saved is not None:
             self._set_state(saved)
             return
+        position = kernel.first_position(metric, position)
         self.step_size = torch.tensor(kernel.step_size, dtype=torch.float64)
         self.caution = torch.ones_like(position[:, 0])
         self._enter(evaluate(self._log_density, position))
@@ -127,6 +134,7 @@ class Sampler:
         self.state = self.metric.state(state)
         self.momentum = self.kernel.begin(self.state)
         self._moments = no_moments(state.position, self.metric.dense)
+        self._track = no_track(self.state)
         self._average = dual_average(self.step_size)
 
     def move_to(self, position: Tensor) -> None:
@@ -168,17 +176,24 @@ class Sampler:
 
     def _adapt(self, move: Move) -> None:
         if self.kernel.adapt_step_size:
-            score = self._mean_score(move)
-            self._average = update(self._average, score, self.kernel.target_acceptance)
-            done = self.t == self.warmup
-            self.step_size = (self._average.log_average if done else self._average.log_step).exp()
+            self._adapt_step(self._mean_score(move))
             self._take_care(move)
         if self._ends:
             near = self._together
             position, gradient = self.state.position[near], self.state.gradient[near]
             self._moments = add(self._moments, position, gradient)
+            self._track = further(self._track, self.state)
         if self.t in self._ends:
             self._learn_metric()
+
+    def _adapt_step(self, score: Tensor) -> None:
+        target = self.kernel.target_acceptance
+        if self.warmup < FEW_UPDATES:
+            self.step_size = self.step_size * (score.double() - target).exp()
+            return
+        self._average = update(self._average, score, target)
+        done = self.t == self.warmup
+        self.step_size = (self._average.log_average if done else self._average.log_step).exp()
 
     def _take_care(self, move: Move) -> None:
         """Smaller steps for chains that do not move, until they do; none of it in the end."""
@@ -189,7 +204,9 @@ class Sampler:
             self.caution = torch.ones_like(self.caution)
 
     def _learn_metric(self) -> None:
-        state = self.metric.unwhitened(_without_lost(self.state))
+        leaving = lost(self.state, self._track)
+        self.restarts += int(leaving.sum())
+        state = self.metric.unwhitened(elsewhere(self.state, leaving))
         self.metric = learned(self.metric, self._moments)
         self._enter(state)
         if self._adapts_step:
@@ -220,6 +237,8 @@ class Sampler:
             "momentum": self.momentum,
             "moments": tuple(self._moments),
             "average": tuple(self._average),
+            "track": tuple(self._track),
+            "restarts": self.restarts,
         }
 
     def _set_state(self, state: dict[str, Any]) -> None:
@@ -228,19 +247,5 @@ class Sampler:
         self.state = State(*state["state"])
         self._moments = Moments(*state["moments"])
         self._average = DualAverage(*state["average"])
-
-
-def _without_lost(state: State) -> State:
-    """Lost chains begin again where others are.
-
-    Far out, in a flat tail or a minor mode, a chain may stay for longer than any warm-up. What lies
-    so many nats below the rest has no share of the posterior; modes that may have one are kept.
-    """
-    lp, dim = state.log_density, state.position.shape[-1]
-    lost = lp < lp.quantile(0.75) - (LOST + LOST_PER_DIM * dim)
-    if not bool(lost.any()):
-        return state
-    index = torch.arange(len(lp), device=lp.device)
-    others = index[~lost]
-    index[lost] = others[torch.randint(len(others), (int(lost.sum()),), device=lp.device)]
-    return State(*(part[index] for part in state))
+        self._track = Track(*state["track"])
+        self.restarts = state["restarts"]

@@ -70,6 +70,11 @@ def test_energies_that_hardly_change() -> None:
     assert "energy" not in names(data(good(), energy=good(1)))
 
 
+def test_a_site_without_elements_says_nothing() -> None:
+    told = diagnose(arviz.from_dict({"x": good(), "none": np.zeros((4, 500, 0))}))
+    assert told.passed and told.r_hat < 1.01
+
+
 def test_what_cannot_be_diagnosed_is_refused() -> None:
     with pytest.raises(ValueError, match="data: expected a group 'posterior', got none"):
         diagnose(arviz.from_dict(prior={"x": good()}))
