@@ -67,7 +67,8 @@ class MinibatchDensity:
         centre: flat position, ``(dim,)``; None for the plain estimate.
 
     Raises:
-        ValueError: for latent sites that there are more of in more data.
+        ValueError: for latent sites that there are more of in more data, and a likelihood that is
+            not a sum over rows.
     """
 
     def __init__(
@@ -87,8 +88,28 @@ class MinibatchDensity:
                 "model: expected latent sites outside of the plates of the data, got shapes "
                 f"{ {s.name: tuple(s.batch + s.event) for s in whole.sites} } for all rows"
             )
+        self._check_rows(model, whole)
         if centre is not None:
             self.value, self.slope = _linear(lambda z: _parts(whole, z)[1], centre)
+
+    def _check_rows(self, model: Callable[..., Any], whole: Program) -> None:
+        """The likelihood of all rows must be that of some and that of the others."""
+        if whole.minibatches or self.program.minibatches:
+            raise ValueError(
+                "model: expected plates as long as the rows it is called with, got a subsampled "
+                f"one, {sorted(self.program.minibatches or whole.minibatches)}: the kernel scales"
+            )
+        z, half = whole.draw.reshape(-1), self.rows.total // 2
+        halves = []
+        for part in (slice(None, half), slice(half, None)):
+            args, kwargs = self.rows.arguments([column[part] for column in self.rows.columns])
+            halves.append(float(_parts(in_order(Program.read(model, *args, **kwargs)), z)[1]))
+        together = float(_parts(whole, z)[1])
+        if abs(sum(halves) - together) > 1e-3 * max(1.0, abs(together)):
+            raise ValueError(
+                "model: expected a likelihood that is a sum over rows, without a scale of its own, "
+                f"got {together:.6g} of all and {sum(halves):.6g} of two halves"
+            )
 
     def __call__(self, z: Tensor) -> Tensor:
         """``(chains, dim) -> (chains)``."""

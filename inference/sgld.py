@@ -17,6 +17,8 @@ from .kernel import Kernel
 from .minibatch import Data, MinibatchDensity, Rows
 from .sampler import LARGEST_DENSE, Move
 
+FAR = 5.0  # standard deviations from the mode, root mean square
+
 
 class SGLD(Kernel):
     r"""Stochastic gradient Langevin dynamics (Welling & Teh 2011), with control variates (Baker,
@@ -31,7 +33,8 @@ class SGLD(Kernel):
     all data is taken once: near the mode the minibatches' noise vanishes. M is the inverse of the
     curvature there, so that ``step_size``, s, is in standard deviations of the posterior; it is not
     adapted, there being no acceptance to tune it by. Data are read whole at the start, to find the
-    mode, and never again.
+    mode, and never again. Chains that start far from the mode, where neither the linear part nor
+    the curvature holds, are put near it, or at it where the curvature is not known.
 
     Unadjusted: biased by the step, as `ULA`, and by the minibatches. Each draw's statistic
     ``gradient_noise`` estimates the variance that minibatches add to a move, relative to that of
@@ -81,6 +84,11 @@ class SGLD(Kernel):
     ) -> None:
         self.rows = Rows(data)
         args, kwargs = self.rows.arguments(self.rows.columns)
+        unknown = set(options) - {"init_strategy", "max_plate_nesting"}
+        if unknown:
+            raise TypeError(
+                f"options: expected init_strategy or max_plate_nesting, got {sorted(unknown)}"
+            )
         super().__init__(
             functools.partial(model, *args, **kwargs),
             step_size=step_size,
@@ -106,6 +114,16 @@ class SGLD(Kernel):
             return unit
         mode, curvature = _mode(log_density, position[0])
         return Metric(mode, _spread(curvature) if self.curvature else unit.factor)
+
+    def first_position(self, metric: Metric, position: Tensor) -> Tensor:
+        """Near the mode, where its curvature and control variates are of use."""
+        if not (self.control_variates or self.curvature):
+            return position
+        if not self.curvature:
+            return metric.centre.expand_as(position).clone()
+        white = metric.white(position)
+        far = white.square().mean(-1, keepdim=True).sqrt() > FAR
+        return torch.where(far, metric.position(torch.randn_like(white)), position)
 
     def seen(self, log_density: LogDensity, metric: Metric) -> LogDensity:
         """Minibatches of half the size: `move` takes two, which tell how they differ."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,46 @@ def funnel(x: Tensor) -> None:
 def test_bad_inputs(model: Any, options: dict[str, Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         ran(SGLD(model, **{"data": DATA, "batch_size": B, **options}), 2, 2, 2)
+
+
+X = torch.randn(2000, 3, generator=torch.Generator().manual_seed(1))
+Y = X @ torch.tensor([1.0, 2.0, 3.0]) + torch.randn(
+    2000, generator=torch.Generator().manual_seed(2)
+)
+
+
+def line(x: Tensor, y: Tensor, length: int | None = None, anchor: bool = False) -> None:
+    b = pyro.sample("b", dist.Normal(torch.zeros(3), 5.0).to_event(1))
+    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+    if anchor:
+        pyro.sample("sum", dist.Normal(b.sum(), 0.1), obs=torch.tensor(0.0))
+    plate = pyro.plate("rows", len(y)) if length is None else None
+    with plate or pyro.plate("rows", length, subsample_size=len(y)):
+        pyro.sample("y", dist.Normal(x @ b, scale), obs=y)
+
+
+@pytest.mark.parametrize("curvature", [True, False])
+def test_chains_that_start_far_off_are_not_lost(curvature: bool) -> None:
+    pyro.set_rng_seed(0)
+    step = 0.2 if curvature else 0.2 / 2000**0.5
+    kernel = SGLD(line, data=(X, Y), batch_size=100, curvature=curvature, step_size=step)
+    mcmc = VectorizedMCMC(kernel, 300, 300, num_chains=16, progress=False)
+    mcmc.run()
+    scale = mcmc.get_samples()["scale"]
+    exact = float((Y - X @ torch.linalg.lstsq(X, Y).solution).std())
+    assert float((scale - exact).abs().max()) < 6 * exact / 4000**0.5 * 1.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": 2000}, "got a subsampled one"),
+        ({"anchor": True}, "a sum over rows, .* of two halves"),
+    ],
+)
+def test_a_likelihood_that_is_no_sum_over_rows_is_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    kernel = SGLD(functools.partial(line, **options), data=(X, Y), batch_size=100)
+    with pytest.raises(ValueError, match=message):
+        VectorizedMCMC(kernel, 2, 2, num_chains=2, progress=False).run()
