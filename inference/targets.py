@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
@@ -17,6 +16,7 @@ from torch import Tensor
 from pyro_lebm.langevin import LogDensity, evaluate
 from pyro_lebm.potential import Potential, Strategy
 from pyro_lebm.program import Model, Program
+from pyro_lebm.reading import unvalidated
 
 RADIUS = 2.0  # of Pyro's init_to_uniform, in unconstrained space
 TRIES = 100
@@ -83,8 +83,9 @@ class ModelTarget:
             raise ValueError(
                 f"initial_params: expected the sites {sorted(names)}, got {sorted(values)}"
             )
-        constrained = {site.name: site.transform(values[site.name]) for site in sites}
-        packed = self.potential.program.pack(constrained)
+        for site in sites:
+            check_starts(site.name, values[site.name], site.batch + site.event)
+        packed = self.potential.program.pack(values, constrained=False)
         return packed.reshape(len(packed), self.dim)
 
     def initial(self, chains: int) -> Tensor:
@@ -145,11 +146,21 @@ class FunctionTarget:
         def single(one: Tensor) -> Tensor:
             return -self.potential_fn(self._named(one)).reshape(())
 
-        if self.strategy == "loop":
-            return torch.stack([single(one) for one in z])
-        with pyro.validation_enabled(False):
-            found: Tensor = torch.func.vmap(single)(z)
-        return found
+        if self.strategy != "loop":
+            try:
+                with unvalidated():
+                    found: Tensor = torch.func.vmap(single)(z)
+                return found
+            except RuntimeError as error:
+                if not any(word in str(error) for word in ("vmap", "functorch")):
+                    raise
+                if self.strategy == "vmap":
+                    raise ValueError(
+                        "strategy: 'vmap' has no rule for what potential_fn does: "
+                        f"{str(error).splitlines()[0]} Use strategy='loop'"
+                    ) from error
+                self.strategy = "loop"
+        return torch.stack([single(one) for one in z])
 
     def constrain(self, z: Tensor) -> dict[str, Tensor]:
         """Values, through the inverse transforms where there are any."""
@@ -160,6 +171,8 @@ class FunctionTarget:
 
     def pack(self, values: Mapping[str, Tensor]) -> Tensor:
         """Named values to positions."""
+        for name, shape in self.shapes.items():
+            check_starts(name, values[name], shape)
         return torch.cat([values[name].flatten(1) for name in self.shapes], -1)
 
     def initial(self, chains: int) -> Tensor:
@@ -180,6 +193,36 @@ def _valid(target: Target, candidates: Callable[[int], Tensor], chains: int) -> 
         f"model: no point of finite density for {int(bad.sum())} of {chains} chains in {TRIES} "
         "tries; give initial_params or another init_strategy"
     )
+
+
+def check_counts(values: Mapping[str, Tensor] | None, chains: int) -> None:
+    """Refuse starting values that are not one for each chain.
+
+    Raises:
+        ValueError: naming the site.
+    """
+    for name, value in (values or {}).items():
+        found = len(value) if value.ndim else 0
+        if found != chains:
+            raise ValueError(
+                f"initial_params[{name!r}]: expected one value for each of {chains} chains, "
+                f"got {found}"
+            )
+
+
+def check_starts(name: str, values: Tensor, shape: torch.Size) -> None:
+    """Refuse starting values of another shape or kind.
+
+    Raises:
+        TypeError, ValueError: naming the site.
+    """
+    if not values.is_floating_point():
+        raise TypeError(f"initial_params[{name!r}]: expected floating values, got {values.dtype}")
+    if values.shape[1:] != shape or not values.ndim:
+        raise ValueError(
+            f"initial_params[{name!r}]: expected shape (chains, *{tuple(shape)}), got "
+            f"{tuple(values.shape)}"
+        )
 
 
 def singular(error: Exception) -> bool:

@@ -13,13 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_lebm.checkpoint import CheckpointError, read_state, write_state
+from pyro_lebm.langevin import evaluate
 from pyro_lebm.potential import STRATEGIES, Strategy
 
 from .kernel import Kernel
 from .run import Run
 from .sampler import Sampler, Statistics
 from .snapshot import rng_state, set_rng_state
-from .targets import FunctionTarget, ModelTarget, Target
+from .targets import FunctionTarget, ModelTarget, Target, check_counts
 
 
 class VectorizedMCMC(Run):
@@ -103,12 +104,9 @@ class VectorizedMCMC(Run):
             )
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
-        for name, values in (initial_params or {}).items():
-            if len(values) != num_chains:
-                raise ValueError(
-                    f"initial_params[{name!r}]: expected one value for each of {num_chains} "
-                    f"chains, got {len(values)}"
-                )
+        if superchains is not None and initial_params is not None:
+            raise ValueError("superchains, initial_params: expected at most one of them, got both")
+        check_counts(initial_params, num_chains)
         self.kernel, self.num_samples, self.num_chains = kernel, num_samples, num_chains
         self.method = f"{num_chains} chains of {type(kernel).__name__}"
         self.adjusted = kernel.adjusted
@@ -168,11 +166,31 @@ class VectorizedMCMC(Run):
         self._samplers = self._begin(state["start"], state["samplers"])
         self._moves, self._positions = state["moves"], list(state["positions"])
         self._statistics = [Statistics(*saved) for saved in state["statistics"]]
+        self._check_density(state["start"])
         set_rng_state(state["rng"], state["start"].device)
         self._continue()
 
+    def _check_density(self, position: Tensor) -> None:
+        """The density now must be the one that the chains were saved with."""
+        if type(self.kernel).seen is not Kernel.seen:
+            return  # of minibatches, drawn anew
+        assert self._target is not None
+        saved = torch.cat([sampler.state.log_density for sampler in self._samplers])
+        now = evaluate(self._target.log_density, position).log_density
+        if not torch.allclose(now, saved, rtol=1e-3, atol=1e-2):
+            raise CheckpointError(
+                "resume: the checkpoint is of another run: the model or its data give other log "
+                "densities at the chains' positions"
+            )
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the run as it stands, so that `resume` goes on from here."""
+        """Write the run as it stands, so that `resume` goes on from here.
+
+        Raises:
+            RuntimeError: before a run.
+        """
+        if not self._samplers:
+            raise RuntimeError("save: expected a run, got none; call run() first")
         start = torch.cat([sampler.position for sampler in self._samplers])
         state = {
             "run": self._described(),
@@ -187,9 +205,14 @@ class VectorizedMCMC(Run):
 
     def _described(self) -> dict[str, Any]:
         """What a run to be resumed must have in common with this one."""
-        return {
+        settings = {
+            f"kernel's {name}": value
+            for name, value in vars(self.kernel).items()
+            if isinstance(value, int | float | str) and not name.startswith("_")
+        }
+        return settings | {
             "kernel": type(self.kernel).__name__,
-            "step_size": self.kernel.step_size,
+            "strategy": self.strategy,
             "num_chains": self.num_chains,
             "warmup_steps": self.warmup_steps,
             "thinning": self.thinning,
@@ -199,6 +222,10 @@ class VectorizedMCMC(Run):
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Target:
         kernel, self.args, self.kwargs = self.kernel, args, kwargs
         if kernel.model is not None:
+            if kernel.transforms:
+                raise ValueError(
+                    "transforms: expected none with a model, which has its own, got some"
+                )
             init = kernel.init_strategy
             return ModelTarget(kernel.model, args, kwargs, self.strategy, init)
         assert kernel.potential_fn is not None
@@ -260,17 +287,23 @@ class VectorizedMCMC(Run):
         return self.kernel.model
 
     @property
+    def restarts(self) -> int:  # type: ignore[override]
+        """How often, in the warm-up, a chain was moved to where another was."""
+        return sum(sampler.restarts for sampler in self._samplers)
+
+    @property
     def statistics(self) -> dict[str, Tensor]:
         """Statistics of each draw."""
         found = {}
         for name in Statistics._fields:
-            values = [getattr(s, name) for s in self._statistics]
+            values = [getattr(s, name) for s in self._statistics[: self.num_samples]]
             if values and values[0] is not None:
                 found[name] = torch.stack(values, 1)
         return found
 
     def _drawn(self) -> Tensor | None:
-        return torch.stack(self._positions, 1) if self._positions else None
+        kept = self._positions[: self.num_samples]
+        return torch.stack(kept, 1) if kept else None
 
 
 def _joined(found: list[Statistics]) -> Statistics:

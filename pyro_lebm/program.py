@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .distribution import annealed
 from .frozen import frozen
-from .reading import MANY, Plate, Reading, Site, noted, reading, tilted
+from .reading import MANY, Plate, Reading, Site, noted, reading, tilted, unvalidated
 from .scoring import Score, ScoreTogether
 
 Model = Callable[..., Any]
@@ -128,11 +128,12 @@ class Program:
         """Where the common plates lie in the site's value, counted from the left."""
         return [len(site.batch) + self.plates[name].dim for name in self.common]
 
-    def pack(self, values: dict[str, Tensor]) -> Tensor:
-        """Constrained site values to positions ``(*leading, *elements, dim)``."""
+    def pack(self, values: Mapping[str, Tensor], *, constrained: bool = True) -> Tensor:
+        """Site values, constrained or not, to positions ``(*leading, *elements, dim)``."""
         packed = []
         for site in self.sites:
-            u = site.transform.inv(values[site.name])
+            u = values[site.name]
+            u = site.transform.inv(u) if constrained else u
             lead = u.ndim - len(site.batch) - len(site.event)
             dims = self._dims(site)
             u = u.movedim([lead + d for d in dims], [lead + i for i in range(len(dims))])
@@ -180,7 +181,7 @@ class Program:
         """Parameters held fixed, out of sight of whatever messengers are around."""
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(pyro.validation_enabled(False))
+            stack.enter_context(unvalidated())
             # outside of `frozen`, which has to see the parameters
             stack.enter_context(poutine.block())
             stack.enter_context(frozen(self.model))
@@ -231,6 +232,7 @@ class Program:
         score = ScoreTogether(self, values, -nesting - 1, chains)
         with self._scoring(), pyro.plate(MANY, chains, dim=-nesting - 1), score:
             self.model(*self.args, **self.kwargs)
+        score.check()
         return z.new_zeros(chains) + score.total
 
     def log_z(self, particles: int = 2048) -> Tensor:
@@ -250,6 +252,7 @@ class Program:
         score = Score(self, dict(self._unconstrained_values(z)))
         with score:
             self.model(*self.args, **self.kwargs)
+        score.check()
         zero = z.new_zeros(self.elements)
         return zero + score.prior, zero + score.likelihood
 

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Distribution, biject_to
 from torch.distributions.constraints import Constraint
 
 from .distribution import EnergyBased, drawn_by, from_base, is_real
@@ -198,3 +198,23 @@ def noted(
         with pyro.validation_enabled(False), reading(until) as notes:
             model(*args, **kwargs)
     return notes
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Within the block, no distribution looks at its arguments or at values.
+
+    Those built before, such as a prior given to `pyro.nn.PyroSample`, carry their own flag: it is
+    the method that is switched off. What is outside of a support has a density of zero or NaN.
+    """
+    check = Distribution._validate_sample
+    try:
+        Distribution._validate_sample = _unchecked  # type: ignore[method-assign]
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        Distribution._validate_sample = check  # type: ignore[method-assign]
+
+
+def _unchecked(self: Distribution, value: Tensor) -> None:
+    pass

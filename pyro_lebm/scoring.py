@@ -41,6 +41,7 @@ class _Fixing(Messenger):
     def __init__(self, program: Structure, values: Fixed) -> None:
         super().__init__()
         self.program, self.values = program, values
+        self.met: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"]
@@ -48,6 +49,20 @@ class _Fixing(Messenger):
             msg["value"] = self.program.plates[name].index if name in self.program.plates else None
         elif name in self.values:
             msg["value"] = self.values[name][0]
+            self.met.add(name)
+
+    def check(self) -> None:
+        """After a run: it has met all latent sites, or the density would lack some.
+
+        Raises:
+            ValueError: naming those that it has not.
+        """
+        missing = set(self.values) - self.met
+        if missing:
+            raise ValueError(
+                f"model: expected the latent sites {list(self.values)}, got a run without "
+                f"{sorted(missing)}; which sites there are must not depend on their values"
+            )
 
 
 class Score(_Fixing):
