@@ -26,6 +26,7 @@ class Operation(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     site: str  # of the program, before which it came
+    form: Any = None  # shape and dtype of its result
 
 
 class Graph(NamedTuple):
@@ -33,6 +34,18 @@ class Graph(NamedTuple):
 
     operations: list[Operation]
     result: Any
+    input_form: Any = None
+
+    def form(self, leaf: Any) -> Any:
+        """Shape and dtype of what a `Ref` stands for, or of a tensor."""
+        if isinstance(leaf, Ref):
+            return self.operations[leaf.place].form if leaf.place >= 0 else self.input_form
+        return form(leaf)
+
+
+def form(value: Any) -> Any:
+    """Shape and dtype of a tensor; None of anything else."""
+    return (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
 
 
 class Recorder(TorchDispatchMode):
@@ -70,28 +83,48 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         noted, options = self.ref(tuple(args)), self.ref(dict(kwargs or {}))
+        self._refuse(func, args, refs((noted, options)))
         result = func(*args, **(kwargs or {}))
         if result is None or not refs((noted, options)):
             return result
         if not isinstance(result, Tensor | tuple | list):
-            after = f"after site {self.site!r}" if self.site else "before the first site"
             raise ValueError(
                 "model: expected the same operations whatever the latent values, got one that "
-                f"looks at a value ({func}) {after}; sample with VectorizedMCMC(strategy='loop')"
+                f"looks at a value ({func}) {self._after}; sample with "
+                "VectorizedMCMC(strategy='loop')"
             )
         self._note(func, noted, options, result)
         return result
 
+    @property
+    def _after(self) -> str:
+        return f"after site {self.site!r}" if self.site else "before the first site"
+
+    def _refuse(self, func: Any, args: Any, tracked: list[Ref]) -> None:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise ValueError(
+                f"model: expected no random numbers in a density, got {func} {self._after}; put "
+                "networks with dropout in eval() mode, and make random numbers sample sites"
+            )
+        # what is written to whole is noted anew, under the result; of a part, the rest is not
+        if tracked and func._schema.is_mutable and isinstance(args[0], Tensor):
+            if not args[0]._is_view():
+                return
+            raise ValueError(
+                f"model: {func} {self._after} writes into part of a tensor, which cannot be "
+                "followed; write the model without it, or sample with VectorizedMCMC"
+            )
+
     def _note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         here = Ref(len(self.operations))
-        self.operations.append(Operation(func, args, kwargs, self.site))
+        self.operations.append(Operation(func, args, kwargs, self.site, form(result)))
         if isinstance(result, Tensor):
             self.track(result, here)
             return
         for i, part in enumerate(result):
             if isinstance(part, Tensor):
                 self.track(part, Ref(len(self.operations)))
-                self.operations.append(Operation(pick, (here, i), {}, self.site))
+                self.operations.append(Operation(pick, (here, i), {}, self.site, form(part)))
 
 
 def pick(values: Any, i: int) -> Any:
@@ -110,7 +143,7 @@ def capture(function: Callable[[Tensor], Tensor], example: Tensor, recorder: Rec
     recorder.track(z, Ref(-1))
     with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), recorder:
         result = functional(z)
-    return _needed(recorder.operations, recorder.ref(result))
+    return _needed(recorder.operations, recorder.ref(result), form(z))
 
 
 def mapped(tree: Any, replace: Callable[[Any], Any]) -> Any:
@@ -130,7 +163,7 @@ def refs(tree: Any) -> list[Ref]:
     return [leaf for leaf in leaves if isinstance(leaf, Ref)]
 
 
-def _needed(operations: list[Operation], result: Any) -> Graph:
+def _needed(operations: list[Operation], result: Any, input_form: Any) -> Graph:
     """Without the operations that the result does not hang on."""
     wanted = {ref.place for ref in refs(result)}
     for i in range(len(operations) - 1, -1, -1):
@@ -146,4 +179,4 @@ def _needed(operations: list[Operation], result: Any) -> Graph:
         for i, o in enumerate(operations)
         if i in wanted
     ]
-    return Graph(kept, moved(result))
+    return Graph(kept, moved(result), input_form)

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lebm.langevin import evaluate
 from pyro_lebm.potential import Potential
 
 from .graph import Recorder, capture
 from .run import Run
-from .targets import ModelTarget
+from .targets import ModelTarget, check_counts
 
 KERNELS = {"nuts": "NUTS", "hmc": "HMC", "barker": "BarkerMH"}
 # A quarter turn of a Gaussian in its metric: NumPyro's 2 pi is a whole one, back to the start.
@@ -27,6 +28,7 @@ FIELDS = {
     "energy": "energy",
     "adapt_state.step_size": "step_size",
 }
+EXTRA = {"barker": ("potential_energy", "accept_prob", "adapt_state.step_size")}
 
 
 class NumPyroMCMC(Run):
@@ -83,6 +85,7 @@ class NumPyroMCMC(Run):
         for name, value in counts.items():
             if int(value) != value or value < 1:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value}")
+        check_counts(initial_params, num_chains)
         _numpyro()
         self.model, self.kernel, self.num_chains = model, kernel, num_chains
         self.num_samples, self.thinning = num_samples, thinning
@@ -136,7 +139,7 @@ class NumPyroMCMC(Run):
             mcmc.run(
                 jax.random.PRNGKey(seed),
                 init_params=jax.numpy.asarray(position.numpy()),
-                extra_fields=tuple(FIELDS) if self.kernel in ("nuts", "hmc") else (),
+                extra_fields=EXTRA.get(self.kernel, tuple(FIELDS)),
             )
             draws = _tensor(mcmc.get_samples(group_by_chain=True))
             extra = mcmc.get_extra_fields(group_by_chain=True)
@@ -155,12 +158,44 @@ class NumPyroMCMC(Run):
 
 
 def translated(potential: Potential, example: Tensor) -> Callable[[Any], Any]:
-    """The potential of one chain as a function of a JAX array."""
+    """The potential of one chain as a function of a JAX array, compared with it at two points.
+
+    Raises:
+        UnknownOperation: an operation that is not translated.
+        ValueError: what cannot be translated, or was translated into something else.
+    """
     from .translate import to_jax
 
     recorder = Recorder()
     with potential.program.watched(recorder.scored):
-        return to_jax(capture(potential.single, example, recorder))
+        function = to_jax(capture(potential.single, example, recorder))
+    _compare(potential, function, example)
+    return function
+
+
+def _compare(potential: Potential, function: Callable[[Any], Any], example: Tensor) -> None:
+    """The translation must not be trusted with whatever a model may do."""
+    jax, _ = _numpyro()
+    double = example.dtype == torch.float64
+    tolerance = 1e-6 if double else 1e-2
+    with jax.enable_x64(double):
+        both = jax.jit(jax.value_and_grad(function))
+        for scale in (0.0, 0.1):
+            z = (example + scale * torch.randn_like(example)).detach()
+            state = evaluate(lambda z: -torch.stack([potential.single(one) for one in z]), z[None])
+            value, slope = both(z.numpy())
+            found = torch.cat([_tensor(-value).reshape(1), _tensor(-slope).reshape(-1)]).double()
+            right = torch.cat([state.log_density, state.gradient[0]]).double()
+            if not bool(right.isfinite().all()):
+                continue  # outside of the density, where both may be anything
+            gap = (found - right).abs() / (1 + right.abs().max())
+            if not float(gap.max()) <= tolerance:
+                raise ValueError(
+                    "model: its translation is another function: log density "
+                    f"{float(found[0]):.6g} for {float(right[0]):.6g}, gradients that differ by up "
+                    f"to {float((found - right)[1:].abs().max()):.3g}. Something in it cannot be "
+                    "followed, such as NumPy or a value looked at; sample with VectorizedMCMC"
+                )
 
 
 def _numpyro() -> tuple[Any, Any]:

@@ -94,7 +94,8 @@ def _last_uses(graph: Graph) -> list[list[int]]:
 
 def _kind(operation: Operation) -> str:
     """What operations of the same kind have in common, whatever they are applied to."""
-    return repr((str(operation.op), _shape(operation.args), _shape(operation.kwargs)))
+    parts = (_shape(operation.args), _shape(operation.kwargs), operation.form)
+    return repr((str(operation.op), *parts))
 
 
 def _shape(tree: Any) -> Any:
@@ -198,6 +199,8 @@ class _Rolling:
 
     def _slot(self, leaves: list[Any]) -> Any:
         inside = [isinstance(leaf, Ref) and leaf.place >= self.start for leaf in leaves]
+        if len({self.graph.form(leaf) for leaf in leaves}) > 1:
+            raise _NoLoop
         if not any(inside):
             return self._outside(leaves)
         if not all(inside[1:]):

@@ -78,7 +78,17 @@ def _short(operation: Operation) -> str:
 def _apply(operation: Operation, known: Mapping[Any, Any]) -> Any:
     if _short(operation) == "stack":
         return _stacked(*operation.args, known=known)
-    return _look_up(operation)(*_value(operation.args, known), **_value(operation.kwargs, known))
+    args, kwargs = _value(operation.args, known), _value(operation.kwargs, known)
+    try:
+        return _look_up(operation)(*args, **kwargs)
+    except UnknownOperation:
+        raise
+    except Exception as reason:
+        raise ValueError(
+            f"model: site {operation.site!r} needs the operation {operation.op} in a way that "
+            f"cannot be translated ({type(reason).__name__}: {str(reason).splitlines()[0]}); "
+            "write the model without it, or sample with VectorizedMCMC"
+        ) from reason
 
 
 def _stacked(parts: list[Any], dim: int = 0, *, known: Mapping[Any, Any]) -> jax.Array:
@@ -110,7 +120,7 @@ def _scan(loop: Loop, known: Mapping[Any, Any], z: jax.Array) -> dict[Any, Any]:
         inside |= {Slot("before", q): value for q, value in before.items()}
         for q, operation in enumerate(loop.body):
             inside[Slot("here", q)] = _apply(operation, inside)
-        after = {q: inside[Slot("here", q)].astype(value.dtype) for q, value in before.items()}
+        after = {q: inside[Slot("here", q)] for q in before}
         return after, [inside[Slot("here", q)] for q in loop.kept]
 
     _, kept = lax.scan(turn, first, each, length=loop.turns)

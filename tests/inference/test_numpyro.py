@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -214,6 +215,76 @@ def test_a_branch_on_latent_values_is_refused() -> None:
 
     with pytest.raises(ValueError, match="expected the same operations whatever the latent values"):
         NumPyroMCMC(model, num_samples=2).run()
+
+
+def counts() -> None:
+    """A number that is an integer in the first turn only."""
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    n = (a > -5).long()
+    for _ in range(6):
+        n = n + 0.3 * a
+    pyro.sample("x", dist.Normal(n, 0.1), obs=torch.tensor(1.0))
+
+
+def widening() -> None:
+    """A number that becomes a vector."""
+    mean = pyro.sample("start", dist.Normal(0.0, 1.0))
+    slopes = pyro.sample("slopes", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+    for slope, column in zip(slopes, torch.arange(18.0).reshape(6, 3), strict=True):
+        mean = mean + slope * column
+    pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=torch.ones(3))
+
+
+def growing() -> None:
+    """A history that gets longer."""
+    path = pyro.sample("path", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+    for _ in range(6):
+        path = torch.cat([path, torch.sin(0.5 * path[-1:])])
+    pyro.sample("x", dist.Normal(path, 1.0).to_event(1), obs=torch.ones(7))
+
+
+@pytest.mark.parametrize("model", [counts, widening, growing])
+def test_turns_that_are_not_alike(model: Any) -> None:
+    torch.manual_seed(0)
+    target = potential(model)
+    function = jax.value_and_grad(translated(target, torch.zeros(target.dim)))
+    for z in torch.randn(3, target.dim):
+        leaf = z.clone().requires_grad_(True)
+        value = target.single(leaf)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        found, slope = function(z.numpy())
+        assert float(found) == pytest.approx(value.item(), rel=1e-4)
+        assert torch.allclose(torch.tensor(slope.tolist()), gradient, rtol=1e-3, atol=1e-2)
+
+
+def periodic() -> None:
+    z = pyro.sample("z", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+    wide = nn.functional.pad(z[None, None], (1, 1), mode="circular")
+    pyro.sample("x", dist.Normal(wide.sum(), 1.0), obs=torch.tensor(0.0))
+
+
+def dropping() -> None:
+    z = pyro.sample("z", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+    pyro.sample("x", dist.Normal(nn.functional.dropout(z).sum(), 1.0), obs=torch.tensor(0.0))
+
+
+def outside() -> None:
+    z = pyro.sample("z", dist.Normal(0.5, 0.1))
+    pyro.sample("x", dist.Normal(float(np.sin(z.detach().numpy())), 0.1), obs=torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (periodic, "aten.copy_.* writes into part of a tensor"),
+        (dropping, r"no random numbers in a density, got aten.* eval\(\) mode"),
+        (outside, "its translation is another function: log density"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_not_wrong(model: Any, message: str) -> None:
+    pyro.set_rng_seed(0)
+    with pytest.raises(ValueError, match=message):
+        NumPyroMCMC(model, num_samples=2, warmup_steps=2, num_chains=1).run()
 
 
 def test_without_jax_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
