@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import torch
 
 Function = Callable[..., Any]
@@ -47,9 +48,35 @@ _DTYPES = {
 
 
 def array(value: torch.Tensor) -> Any:
-    """A constant of torch's as one of JAX's; masks stay NumPy's, as shapes may hang on them."""
+    """A constant of torch's as one of JAX's; masks stay NumPy's, as shapes may hang on them.
+
+    Raises:
+        ValueError: where a finite constant is none in single precision, and JAX is set to that.
+    """
     found = value.detach().cpu().numpy()
-    return found if value.dtype == torch.bool else jnp.asarray(found)
+    if value.dtype == torch.bool:
+        return found
+    to = jax.dtypes.canonicalize_dtype(found.dtype)
+    if to == found.dtype:
+        return jnp.asarray(found)
+    if np.issubdtype(to, np.integer):  # one that does not fit would come out as another number
+        limits = np.iinfo(to)
+        fits = ((found >= limits.min) & (found <= limits.max)).all()
+        return jnp.asarray(found.astype(to if fits else np.float32))
+    with np.errstate(over="ignore"):
+        narrow = found.astype(to)
+    lost = np.isfinite(found) & ~np.isfinite(narrow)
+    if lost.any():
+        raise ValueError(
+            f"model: a constant of the model, {found[lost].flat[0]:g}, does not fit single "
+            "precision; use double precision"
+        )
+    return jnp.asarray(narrow)
+
+
+def scaled(x: Any, by: Any) -> Any:
+    """``by * x``; a factor that is plainly one, as torch's ``alpha`` mostly is, leaves no trace."""
+    return x if isinstance(by, int) and by == 1 else by * x
 
 
 def to_dtype(value: torch.dtype | None) -> Any:

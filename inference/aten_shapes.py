@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jax import lax
 
-from .aten_entries import Entries, Function, cast, to_dtype
+from .aten_entries import Entries, Function, scaled, to_dtype
 
 TABLE = Entries()
 
@@ -20,7 +20,18 @@ TABLE = Entries()
 
 @TABLE.op("view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy")
 def _view(x: Any, shape: Any) -> Any:
-    return jnp.reshape(x, tuple(shape)) if not isinstance(shape, torch.dtype) else cast(x, shape)
+    return _bits(x, shape) if isinstance(shape, torch.dtype) else jnp.reshape(x, tuple(shape))
+
+
+def _bits(x: Any, dtype: torch.dtype) -> Any:
+    """The same bits read as another dtype; the last dimension grows or shrinks with their size."""
+    to = to_dtype(dtype)
+    if to.itemsize != dtype.itemsize:
+        raise ValueError(f"model: bits read as {dtype} are others in single precision; use double")
+    if to.itemsize > x.dtype.itemsize:
+        x = jnp.reshape(x, (*x.shape[:-1], -1, to.itemsize // x.dtype.itemsize))
+    found = lax.bitcast_convert_type(x, to)
+    return jnp.reshape(found, (*x.shape[:-1], -1)) if found.ndim > x.ndim else found
 
 
 @TABLE.op("expand", "expand_copy", "broadcast_to")
@@ -53,7 +64,7 @@ def _slice_scatter(
     return x.at[_along(x, dim, slice(start, end, step))].set(source)
 
 
-@TABLE.op("split")
+@TABLE.op("split", "unsafe_split")
 def _split(x: Any, size: Any, dim: int = 0) -> Any:
     length = x.shape[dim]
     sizes = (
@@ -62,7 +73,7 @@ def _split(x: Any, size: Any, dim: int = 0) -> Any:
     return _split_sizes(x, sizes, dim)
 
 
-@TABLE.op("split_with_sizes")
+@TABLE.op("split_with_sizes", "unsafe_split_with_sizes")
 def _split_sizes(x: Any, sizes: Any, dim: int = 0) -> Any:
     return jnp.split(x, np.cumsum(sizes)[:-1].tolist(), axis=dim)
 
@@ -97,6 +108,29 @@ def _gather(x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
     return x[tuple(where)]
 
 
+@TABLE.op("index_add")
+def _index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
+    return x.at[_along(x, dim, index)].add(scaled(source, alpha))
+
+
+@TABLE.op("masked_select")
+def _masked_select(x: Any, mask: Any) -> Any:
+    if not isinstance(mask, np.ndarray):
+        raise ValueError(
+            "model: expected masked_select with a mask that no latent value moves, got one that "
+            "hangs on them; use torch.where, or sample with VectorizedMCMC"
+        )
+    shape = np.broadcast_shapes(x.shape, mask.shape)
+    return jnp.broadcast_to(x, shape)[np.broadcast_to(mask, shape)]
+
+
+@TABLE.op("unfold")
+def _unfold(x: Any, dim: int, size: int, step: int) -> Any:
+    dim %= x.ndim
+    starts = np.arange(0, x.shape[dim] - size + 1, step)
+    return jnp.moveaxis(jnp.take(x, starts[:, None] + np.arange(size), axis=dim), dim + 1, -1)
+
+
 def _scatter(x: Any, dim: int, index: Any, source: Any, add: bool) -> Any:
     where = list(jnp.meshgrid(*(jnp.arange(n) for n in index.shape), indexing="ij"))
     where[dim] = index
@@ -122,16 +156,15 @@ TABLE.plain(lambda x, shifts, dims=(): jnp.roll(x, tuple(shifts), tuple(dims) or
 TABLE.plain(lambda x, repeats: jnp.tile(x, tuple(repeats)), "repeat")
 TABLE.plain(lambda x, k=0: jnp.tril(x, k), "tril")
 TABLE.plain(lambda x, k=0: jnp.triu(x, k), "triu")
-TABLE.plain(
-    lambda x, pad, value=0.0: jnp.pad(x, _padding(x, pad), constant_values=value), "constant_pad_nd"
-)
 TABLE.plain(lambda x, o=0, a=0, b=1: jnp.diagonal(x, o, a, b), "diagonal", "diagonal_copy")
 TABLE.plain(operator.getitem, "pick")
 
 
-def _padding(x: Any, pad: Any) -> list[tuple[int, int]]:
-    pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)][::-1]
-    return [(0, 0)] * (jnp.ndim(x) - len(pairs)) + pairs
+@TABLE.op("constant_pad_nd")
+def _pad(x: Any, pad: Any, value: Any = 0.0) -> Any:
+    pairs = [(pad[i], pad[i + 1], 0) for i in range(0, len(pad), 2)][::-1]
+    rest = [(0, 0, 0)] * (x.ndim - len(pairs))
+    return lax.pad(x, jnp.asarray(value, x.dtype), rest + pairs)
 
 
 @TABLE.op("diag_embed")

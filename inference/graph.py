@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_lebm.engines import engine
@@ -84,6 +85,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         noted, options = self.ref(tuple(args)), self.ref(dict(kwargs or {}))
         self._refuse(func, args, refs((noted, options)))
+        if func._schema.is_mutable and noted and isinstance(noted[0], Tensor):
+            noted = (noted[0].clone(), *noted[1:])  # a constant as it is before it is written to
         result = func(*args, **(kwargs or {}))
         if result is None or not refs((noted, options)):
             return result
@@ -141,7 +144,8 @@ def capture(function: Callable[[Tensor], Tensor], example: Tensor, recorder: Rec
     functional = torch.func.functionalize(function, remove="mutations")
     z = example.detach().clone()
     recorder.track(z, Ref(-1))
-    with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), recorder:
+    steps = sdpa_kernel(SDPBackend.MATH)  # attention in operations that there are in the table
+    with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), steps, recorder:
         result = functional(z)
     return _needed(recorder.operations, recorder.ref(result), form(z))
 
