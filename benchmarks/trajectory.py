@@ -42,14 +42,14 @@ LATENT, WIDTH, BATCH, SCALE = 10, 100, 128, 0.5
 Path3 = Callable[[Tensor], Tensor]
 
 
-def fitted_field(iterations: int = 3000) -> MLPField:
-    """An MLP that has learned five Hopf oscillators, amplitude 1, 0.5 to 1 Hz."""
-    field = MLPField(LATENT, (WIDTH,))
-    omega = 2 * math.pi * torch.linspace(0.5, 1.0, LATENT // 2)
+def fitted_field(iterations: int = 3000, latent: int = LATENT, width: int = WIDTH) -> MLPField:
+    """An MLP that has learned Hopf oscillators, amplitude 1, 0.5 to 1 Hz."""
+    field = MLPField(latent, (width,))
+    omega = 2 * math.pi * torch.linspace(0.5, 1.0, latent // 2)
     optimiser = torch.optim.Adam(field.parameters(), 1e-2)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
     for _ in range(iterations):
-        z = 0.8 * torch.randn(256, LATENT)
+        z = 0.8 * torch.randn(256, latent)
         a, b = z.chunk(2, dim=-1)
         pull = 1.0 - a * a - b * b
         target = torch.cat([pull * a - omega * b, pull * b + omega * a], dim=-1)

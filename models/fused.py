@@ -47,6 +47,7 @@ def observation(
     if reason is None:
         reason = _missing_compiler()
         if reason is None:
+            engines.pick("native")
             return _fused(seen, z0, eager)
         engines.refuse(reason, warn=True)
     else:
@@ -71,6 +72,10 @@ def why_not(seen: Seen, z0: Tensor) -> str | None:
         return "a network with hooks"
     if z0.device.type != "cpu" or z0.dtype not in (torch.float32, torch.float64):
         return f"latent states of {z0.dtype} on {z0.device.type}"
+    if type(z0) is not Tensor:  # of a tracing ELBO, such as TraceGraph_ELBO's
+        return f"latent states that are of the type {type(z0).__name__}"
+    if emission.network.layers[-1].out_features != series.observed:
+        return "an emission of another shape"  # PyTorch says what is wrong with it
     if z0.ndim < 2 or z0.shape[-2] != len(series) or not _after(series, seen.t0):
         return f"states of shape {tuple(z0.shape)} for {len(series)} sequences after {seen.t0:g}"
     if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling():

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 Engine = Literal["auto", "eager", "native"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
+_picked: ContextVar[list[str] | None] = ContextVar("picked", default=None)
 _asked: ContextVar[Engine] = ContextVar("engine", default="auto")
 _warned: set[str] = set()
 log = logging.getLogger("pyro_lebm")
@@ -45,6 +46,24 @@ def engine(name: Engine) -> Iterator[None]:
 def asked() -> Engine:
     """The engine asked for where this is called."""
     return _asked.get()
+
+
+def pick(name: str) -> None:
+    """Tell those who ask (see `watching`) that an engine computes a density."""
+    seen = _picked.get()
+    if seen is not None:
+        seen.append(name)
+
+
+@contextmanager
+def watching() -> Iterator[list[str]]:
+    """Within the block, the engines that densities are computed by, as they are picked."""
+    seen: list[str] = []
+    token = _picked.set(seen)
+    try:
+        yield seen
+    finally:
+        _picked.reset(token)
 
 
 def refuse(reason: str, *, warn: bool = False) -> None:

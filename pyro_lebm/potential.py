@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .engines import ENGINES, Engine, watching
+from .engines import engine as asking
 from .program import Model, Program
 
 Strategy = Literal["auto", "vmap", "plate", "loop"]
@@ -26,6 +29,8 @@ class Potential:
             by chain; ``"auto"``, the default, is vmap, and a loop where there is no rule for that;
             ``"plate"`` runs the program once in a further plate, often faster, right only for a
             program that broadcasts, and compared with `single` here.
+        engine: what computes it, see `pyro_lebm.engine`; ``"auto"`` is what is asked for around a
+            call. `picked` tells which one that is.
 
     Attributes:
         dim: length of ``z``.
@@ -47,10 +52,10 @@ class Potential:
     """
 
     def __init__(
-        self, program: Program, *, engine: Literal["eager"] = "eager", strategy: Strategy = "auto"
+        self, program: Program, *, engine: Engine = "auto", strategy: Strategy = "auto"
     ) -> None:
-        if engine != "eager":
-            raise ValueError(f"engine: expected 'eager', got {engine!r}")
+        if engine not in ENGINES:
+            raise ValueError(f"engine: expected one of {ENGINES}, got {engine!r}")
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
         for name, (size, full) in program.minibatches.items():
@@ -75,6 +80,17 @@ class Potential:
                 f"densities {together.tolist()} for {alone.tolist()}; use strategy='vmap'"
             )
 
+    def _asked(self) -> AbstractContextManager[None]:
+        # what is asked for around it holds, unless it was made with another engine
+        return nullcontext() if self.engine == "auto" else asking(self.engine)
+
+    @property
+    def picked(self) -> str:
+        """The engine that computes it, ``"native"`` in any part or ``"eager"``."""
+        with watching() as seen:
+            self.single(self.program.draw.reshape(-1))
+        return seen[-1] if seen else "eager"
+
     def _per_element(self, z: Tensor) -> Tensor:
         return z.reshape((*z.shape[:-1], *self.program.elements, self.program.dim))
 
@@ -82,19 +98,21 @@ class Potential:
         """The potential of one chain: ``(dim,) -> ()``."""
         if z.shape != (self.dim,):
             raise ValueError(f"z: expected shape ({self.dim},), got {tuple(z.shape)}")
-        return -self.program.log_density(self._per_element(z)).sum()
+        with self._asked():
+            return -self.program.log_density(self._per_element(z)).sum()
 
     def __call__(self, z: Tensor) -> Tensor:
         """The potential of many chains: ``(*chains, dim) -> (*chains)``."""
         if z.ndim < 2 or z.shape[-1] != self.dim:
             raise ValueError(f"z: expected shape (*chains, {self.dim}), got {tuple(z.shape)}")
         flat = z.reshape(-1, self.dim)
-        if self.strategy == "loop":
-            found = torch.stack([self.single(one) for one in flat])
-        elif self.strategy == "plate":
-            found = -self.program.log_joint_in_plate(self._per_element(flat))
-        else:
-            found = self._mapped(flat)
+        with self._asked():
+            if self.strategy == "loop":
+                found = torch.stack([self.single(one) for one in flat])
+            elif self.strategy == "plate":
+                found = -self.program.log_joint_in_plate(self._per_element(flat))
+            else:
+                found = self._mapped(flat)
         return found.reshape(z.shape[:-1])
 
     def _mapped(self, z: Tensor) -> Tensor:
@@ -124,7 +142,7 @@ class Potential:
 def potential(
     model: Model,
     *args: Any,
-    engine: Literal["eager"] = "eager",
+    engine: Engine = "auto",
     strategy: Strategy = "auto",
     **kwargs: Any,
 ) -> Potential:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_lebm import Series, engine
+from pyro_lebm import Series, engine, potential
 from pyro_lebm.langevin import evaluate
 from pyro_lebm.models import (
     BernoulliEmission,
@@ -165,6 +165,19 @@ def test_second_derivatives_are_refused_not_wrong() -> None:
             torch.autograd.grad(first.sum(), z)
 
 
+def test_a_potential_tells_its_engine() -> None:
+    model, series = built("gaussian")
+    z = torch.randn(2, N * 4)
+    native, eager = (potential(model, series, engine=way) for way in ("native", "eager"))
+    assert (native.picked, eager.picked) == ("native", "eager")
+    assert close(native(z), eager(z))
+    either = potential(model, series)
+    assert either.picked == "native"
+    with engine("eager"):
+        assert either.picked == "eager"
+        assert native.picked == "native"
+
+
 class Hidden(nn.Module):
     """A field that nobody knows."""
 
@@ -200,7 +213,7 @@ def test_an_unknown_engine_is_refused() -> None:
 WITHOUT = """
 import warnings
 import torch
-from pyro_lebm import Series, engine
+from pyro_lebm import Series, engine, potential
 from pyro_lebm.models import LatentODE
 from pyro_lebm.program import Program
 

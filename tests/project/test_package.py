@@ -73,9 +73,10 @@ def test_wheel_holds_the_files_of_the_tree_and_no_others(built: Path) -> None:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = {"pyro_lebm/py.typed"}
     for folder, package in ROOMS.items():
-        for file in (ROOT / folder).rglob("*.py"):
-            path = Path(*package.split(".")) / file.relative_to(ROOT / folder)
-            expected.add(path.as_posix())
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix in (".py", ".cpp", ".h"):
+                path = Path(*package.split(".")) / file.relative_to(ROOT / folder)
+                expected.add(path.as_posix())
     assert names == expected
 
 
