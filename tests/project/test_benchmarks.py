@@ -88,3 +88,16 @@ def test_the_kernels_benchmark_sets_every_way_beside_its_peers(tmp_path: Path) -
     ratio = rows["NumPyroMCMC"]["ratio"]["NumPyro NUTS"]["ess_per_second"]
     assert ratio[0] <= ratio[1] <= ratio[2]
     assert [v["wanted"] for v in found["wanted"]] == [0.8, 15, 10]
+
+
+def test_the_engines_benchmark_reports_ratios_and_how_near_they_are(tmp_path: Path) -> None:
+    printed = run("speed.py", "--json", "f.json", folder=tmp_path)
+    found = read(tmp_path / "f.json")
+    assert [(c["size"], c["points"]) for c in found["chains"]] == [("small", 100), ("small", 1000)]
+    for result in [*found["chains"], found["step"]]:
+        assert set(result["speedup"]) == {"native", "eager"}
+        assert all(each["ratio"] > 0 for each in result["speedup"].values())
+    for result in found["chains"]:
+        assert result["error_ours"] <= result["error_dopri5"]
+        assert result["gradient_gap"] < 1e-3
+    assert "of sgemm's peak" in printed and "training step" in printed
