@@ -95,7 +95,7 @@ def test_the_engines_benchmark_reports_ratios_and_how_near_they_are(tmp_path: Pa
     found = read(tmp_path / "f.json")
     assert [(c["size"], c["points"]) for c in found["chains"]] == [("small", 100), ("small", 1000)]
     for result in [*found["chains"], found["step"]]:
-        assert set(result["speedup"]) == {"native", "eager"}
+        assert set(result["speedup"]) <= {"native", "eager"}
         assert all(each["ratio"] > 0 for each in result["speedup"].values())
     for result in found["chains"]:
         assert result["error_ours"] <= result["error_dopri5"]
