@@ -63,6 +63,19 @@ template <class T> inline T log1p_of_exp_minus(T a) {  // log(1 + exp(-a)), a >=
     return 2 * s * p;
 }
 
+// A rational fit, within 2.1e-8 of tanh by the largest relative error up to 9.02, where it is 1 in
+// single precision: half the work of an exponential.
+template <> inline float hyperbolic(float x) {
+    float low = x < -9.02f ? -9.02f : x;  // NaN stays
+    float c = low > 9.02f ? 9.02f : low, u = c * c;
+    float p = 1.3319052947707186e-08f, q = 7.762012303224049e-07f;
+    p = 2.058346987270409e-05f + p * u, q = 3.283091823942647e-04f + q * u;
+    p = 3.4940340002858734e-03f + p * u, q = 2.5871071238297277e-02f + q * u;
+    p = 1.3379717525298782e-01f + p * u, q = 4.6713032768652085e-01f + q * u;
+    p = 9.999999790242429e-01f + p * u, q = 1 + q * u;
+    return c * p / q;
+}
+
 template <class T> inline T sigmoid(T x) { return 1 / (1 + exponential(-x)); }
 template <class T> inline T softplus(T x) {
     T a = x < 0 ? -x : x;
