@@ -185,18 +185,22 @@ def measure_step(field: MLPField, step_size: float, repeats: int) -> dict[str, A
         sequential(field), sequential(emission.network), emission.log_scale, series
     )
 
+    store = pyro.get_param_store()
+
     def under(name: Engine) -> Callable[[], None]:
-        run = training_step.ours(field, emission, series, step_size)
+        with (
+            store.scope() as kept
+        ):  # a store of its own: the models' parameters have the same names
+            run = training_step.ours(field, emission, series, step_size)
 
         def step() -> None:
-            with engine(name):
+            with store.scope(kept), engine(name):
                 run()
 
         return step
 
     ways: dict[str, Callable[[], object]] = {}
     for name in engines():
-        pyro.clear_param_store()
         ways[name] = under(name)
     seconds = interleaved({**ways, "dopri5": peer}, repeats)
     return {

@@ -124,15 +124,16 @@ def model(pelts: Tensor | None = PELTS) -> Tensor:
 # %% [markdown]
 # ## 2. The lines
 #
-# `MCMC` is Pyro's, one chain. `VectorizedMCMC` advances its chains together, which costs little
-# more than one. `NumPyroMCMC` traces the program's potential, translates it to JAX and compiles it.
+# `MCMC` is Pyro's, one chain, and slow: it gets a hundred draws. `VectorizedMCMC` advances its
+# chains together, which costs little more than one. `NumPyroMCMC` traces the program's potential,
+# translates it to JAX and compiles it.
 
 # %%
 many: dict[str, Any] = {"num_chains": size(64, 4), "progress": False}
 draws, warmup = size(200, 5), size(500, 10)
 RUNS: dict[str, Callable[[], Any]] = {
     "NUTS, Pyro": lambda: MCMC(
-        NUTS(model, max_tree_depth=size(6, 1)), size(300, 4), size(300, 4), disable_progbar=True
+        NUTS(model, max_tree_depth=size(6, 1)), size(100, 4), size(100, 4), disable_progbar=True
     ),
     "NUTS, NumPyro": lambda: NumPyroMCMC(
         model, "nuts", size(1000, 5), size(1000, 5), num_chains=4, progress=False
