@@ -93,7 +93,7 @@ def test_the_kernels_benchmark_sets_every_way_beside_its_peers(tmp_path: Path) -
 def test_the_engines_benchmark_reports_ratios_and_how_near_they_are(tmp_path: Path) -> None:
     printed = run("speed.py", "--json", "f.json", folder=tmp_path)
     found = read(tmp_path / "f.json")
-    assert [(c["size"], c["points"]) for c in found["chains"]] == [("small", 100), ("small", 1000)]
+    assert [(c["size"], c["points"]) for c in found["chains"]] == [("small", 100)]
     for result in [*found["chains"], found["step"]]:
         assert set(result["speedup"]) <= {"native", "eager"}
         assert all(each["ratio"] > 0 for each in result["speedup"].values())
