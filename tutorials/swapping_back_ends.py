@@ -240,7 +240,8 @@ trees["amortised"] = arviz.from_dict({name: value.numpy() for name, value in rea
 #
 # ESS is the least bulk effective sample size over the eight latents; seconds include warm-up, and
 # of NumPyro the compilation; gradients include warm-up but for NumPyro. `Underdamped` and `MCLMC`
-# make no Metropolis test: no column here shows their bias. The means do, beside NUTS.
+# make no Metropolis test: no column here shows their bias. The means do, beside NumPyro's NUTS;
+# Pyro's hundred draws are too few to compare with.
 
 # %%
 rows = {}
@@ -282,7 +283,8 @@ show(figure, "7_ranks")
 # %%
 posterior = trees["NUTS, NumPyro"].posterior.stack(sample=("chain", "draw"))
 samples = {k: torch.tensor(posterior[k].values).movedim(-1, 0) for k in SITES}
-with torch.no_grad():
+# Predictive first runs the program at a draw of the prior, where the path may overflow.
+with torch.no_grad(), pyro.validation_enabled(False):
     seen = Predictive(model, {k: v[:200] for k, v in samples.items()})(None)["pelts"]
 figure, axes = panels(2, 2, (4.2, 2.4))
 for ax, species, k in zip(axes, ("hare", "lynx"), range(2), strict=True):
