@@ -44,15 +44,12 @@ def observation(
     if engines.asked() == "eager":
         return eager()
     reason = why_not(seen, z0)
-    if reason is None:
-        reason = _missing_compiler()
-        if reason is None:
-            engines.pick("native")
-            return _fused(seen, z0, eager)
-        engines.refuse(reason, warn=True)
-    else:
-        engines.refuse(reason)
-    return eager()
+    missing = None if reason else _missing_compiler()
+    if reason or missing:
+        engines.refuse(str(reason or missing), warn=bool(missing))
+        return eager()
+    engines.pick("native")
+    return _fused(seen, z0, eager)
 
 
 def why_not(seen: Seen, z0: Tensor) -> str | None:
@@ -68,7 +65,7 @@ def why_not(seen: Seen, z0: Tensor) -> str | None:
             return f"a {name} with the activation {network.activation}"
     if seen.method != "rk4" or seen.step_size is None:
         return f"a trajectory by {seen.method}"
-    if any(m._forward_hooks or m._forward_pre_hooks for m in (field, emission)):
+    if any(m._forward_hooks or m._forward_pre_hooks for m in (field, emission, emission.network)):
         return "a network with hooks"
     if z0.device.type != "cpu" or z0.dtype not in (torch.float32, torch.float64):
         return f"latent states of {z0.dtype} on {z0.device.type}"

@@ -10,7 +10,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_lebm.inference import MALA, MALT, MCLMC, ULA, Barker, Tempered, Underdamped
+from pyro_lebm.inference import (
+    MALA,
+    MALT,
+    MCLMC,
+    ULA,
+    Barker,
+    Tempered,
+    Underdamped,
+    VectorizedMCMC,
+)
 from pyro_lebm.inference.kernel import Kernel
 
 ADJUSTED: dict[str, Callable[..., Kernel]] = {
@@ -67,3 +76,16 @@ def might_be_singular() -> None:
         dist.MultivariateNormal(torch.zeros(2), scale_tril=torch.linalg.cholesky(matrix)),
         obs=torch.ones(2),
     )
+
+
+def gaussian(data: Tensor) -> None:
+    """Data about an unknown mean."""
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(loc, 1.0).expand(data.shape).to_event(1), obs=data)
+
+
+def ran(kernel: Kernel, draws: int, warmup: int, *args: Any, **options: Any) -> VectorizedMCMC:
+    """A finished run of many chains."""
+    mcmc = VectorizedMCMC(kernel, draws, warmup, progress=False, **options)
+    mcmc.run(*args)
+    return mcmc

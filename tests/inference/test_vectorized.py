@@ -21,16 +21,10 @@ from pyro_lebm.inference import (
     Underdamped,
     VectorizedMCMC,
 )
-from samplers import ADJUSTED, CONJUGATE, KERNELS, conjugate, might_be_singular
+from samplers import ADJUSTED, CONJUGATE, KERNELS, conjugate, might_be_singular, ran
 from scenarios import Mixture
 
 SHORT = torch.zeros(2)
-
-
-def ran(kernel: Any, draws: int, warmup: int, *args: Any, **options: Any) -> VectorizedMCMC:
-    mcmc = VectorizedMCMC(kernel, draws, warmup, progress=False, **options)
-    mcmc.run(*args)
-    return mcmc
 
 
 @pytest.mark.parametrize("name", KERNELS)

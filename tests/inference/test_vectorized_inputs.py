@@ -12,20 +12,9 @@ from pyro.infer import NUTS
 from torch import Tensor
 
 from pyro_lebm.inference import MALA, VectorizedMCMC
-from samplers import conjugate
+from samplers import conjugate, gaussian, ran
 
 SHORT = torch.zeros(2)
-
-
-def ran(kernel: Any, draws: int, warmup: int, *args: Any, **options: Any) -> VectorizedMCMC:
-    mcmc = VectorizedMCMC(kernel, draws, warmup, progress=False, **options)
-    mcmc.run(*args)
-    return mcmc
-
-
-def gaussian(data: Tensor) -> None:
-    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
-    pyro.sample("x", dist.Normal(loc, 1.0).expand(data.shape).to_event(1), obs=data)
 
 
 def test_starting_values_far_out_are_taken_as_they_are() -> None:

@@ -6,25 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
 from pyro_lebm.checkpoint import CheckpointError
 from pyro_lebm.inference import MALA, MALT, ULA, VectorizedMCMC
-from samplers import KERNELS, conjugate
-
-
-def ran(kernel: Any, draws: int, warmup: int, *args: Any, **options: Any) -> VectorizedMCMC:
-    mcmc = VectorizedMCMC(kernel, draws, warmup, progress=False, **options)
-    mcmc.run(*args)
-    return mcmc
-
-
-def gaussian(data: Tensor) -> None:
-    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
-    pyro.sample("x", dist.Normal(loc, 1.0).expand(data.shape).to_event(1), obs=data)
+from samplers import KERNELS, conjugate, gaussian, ran
 
 
 @pytest.mark.parametrize("name", KERNELS)
