@@ -15,14 +15,15 @@ from torch import Tensor
 
 from .distribution import annealed
 from .frozen import frozen
-from .reading import MANY, Plate, Reading, Site, noted, reading, tilted, unvalidated
+from .layout import Layout
+from .reading import MANY, Reading, noted, reading, tilted, unvalidated
 from .scoring import Score, ScoreTogether
 
 Model = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Program:
+class Program(Layout):
     """A Pyro program and its arguments as a density over one flat vector per element.
 
     An *element* is one index of the plates that all latent and observed sites share: a sequence,
@@ -33,10 +34,6 @@ class Program:
     particles) are mapped by ``torch.func.vmap``, or one by one where that cannot be done.
 
     Attributes:
-        sites: latent sites, in program order.
-        elements: sizes of the common plates in this run.
-        full: sizes of the common plates in the whole data set.
-        dim: numbers per element.
         minibatches: size and full size of every plate that is subsampled in this run.
         draw: the site values of the reading run, packed ``(*elements, dim)``: a point to start at.
     """
@@ -44,9 +41,6 @@ class Program:
     model: Model
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    sites: tuple[Site, ...]
-    plates: dict[str, Plate]
-    common: tuple[str, ...]
     values: dict[str, Tensor]
     minibatches: dict[str, tuple[int, int]]
     _said: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -69,7 +63,7 @@ class Program:
         common = tuple(sorted(shared, key=lambda name: notes.plates[name].dim))
         sites = tuple(notes.site(name) for name in notes.latent)
         return cls(
-            model, args, kwargs, sites, notes.plates, common, notes.values, notes.minibatches
+            sites, notes.plates, common, model, args, kwargs, notes.values, notes.minibatches
         )
 
     def rebind(self, *args: Any, **kwargs: Any) -> Program:
@@ -96,62 +90,8 @@ class Program:
         )
 
     @property
-    def elements(self) -> torch.Size:
-        return torch.Size(self.plates[name].size for name in self.common)
-
-    @property
-    def full(self) -> torch.Size:
-        return torch.Size(self.plates[name].full_size for name in self.common)
-
-    @property
-    def index(self) -> tuple[Tensor, ...]:
-        """The elements' places in the whole data set, ready for advanced indexing."""
-        return torch.meshgrid(*(self.plates[name].index for name in self.common), indexing="ij")
-
-    @property
-    def dim(self) -> int:
-        return sum(self.widths)
-
-    @property
-    def widths(self) -> list[int]:
-        """Numbers per element of each site."""
-        elements = self.elements.numel()
-        return [(site.batch + site.event).numel() // max(elements, 1) for site in self.sites]
-
-    @property
     def draw(self) -> Tensor:
         return self.pack(self.values)
-
-    # Between named constrained values and packed unconstrained ones
-
-    def _dims(self, site: Site) -> list[int]:
-        """Where the common plates lie in the site's value, counted from the left."""
-        return [len(site.batch) + self.plates[name].dim for name in self.common]
-
-    def pack(self, values: Mapping[str, Tensor], *, constrained: bool = True) -> Tensor:
-        """Site values, constrained or not, to positions ``(*leading, *elements, dim)``."""
-        packed = []
-        for site in self.sites:
-            u = values[site.name]
-            u = site.transform.inv(u) if constrained else u
-            lead = u.ndim - len(site.batch) - len(site.event)
-            dims = self._dims(site)
-            u = u.movedim([lead + d for d in dims], [lead + i for i in range(len(dims))])
-            packed.append(u.reshape((*u.shape[: lead + len(dims)], -1)))
-        return torch.cat(packed, -1)
-
-    def unflatten(self, z: Tensor) -> Iterator[tuple[Site, Tensor]]:
-        """The parts of packed numbers that belong to each site, in the site's shape."""
-        lead = z.ndim - 1 - len(self.common)
-        for site, part in zip(self.sites, z.split(self.widths, -1), strict=True):
-            dims = self._dims(site)
-            own = [size for d, size in enumerate(site.batch) if d not in dims]
-            u = part.reshape(z.shape[:-1] + torch.Size(own) + site.event)
-            yield site, u.movedim([lead + i for i in range(len(dims))], [lead + d for d in dims])
-
-    def unpack(self, z: Tensor) -> dict[str, Tensor]:
-        """Positions to constrained site values, ``(*leading, *site shape)``."""
-        return {site.name: site.transform(u) for site, u in self.unflatten(z)}
 
     # Scoring
 
@@ -222,7 +162,7 @@ class Program:
         """
         chains, nesting = len(z), max((-plate.dim for plate in self.plates.values()), default=0)
         values = {}
-        for name, (value, jacobian) in self._unconstrained_values(z):
+        for name, (value, jacobian) in self.unconstrained(z):
             batch = len(next(site for site in self.sites if site.name == name).batch)
             pad = (chains, *[1] * (nesting - batch))
             values[name] = (
@@ -249,26 +189,12 @@ class Program:
         return total
 
     def _score(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        score = Score(self, dict(self._unconstrained_values(z)))
+        score = Score(self, dict(self.unconstrained(z)))
         with score:
             self.model(*self.args, **self.kwargs)
         score.check()
         zero = z.new_zeros(self.elements)
         return zero + score.prior, zero + score.likelihood
-
-    def _unconstrained_values(
-        self, z: Tensor
-    ) -> Iterator[tuple[str, tuple[Tensor, Tensor | None]]]:
-        for site, u in self.unflatten(z):
-            if not site.moves:
-                yield site.name, (u, None)
-                continue
-            value = site.transform(u)
-            jacobian = site.transform.log_abs_det_jacobian(u, value)
-            lead = u.ndim - len(site.batch) - len(site.event)
-            spare = list(range(lead + len(site.batch), jacobian.ndim))
-            # torch reads an empty list of dimensions as all of them
-            yield site.name, (value, jacobian.sum(spare) if spare else jacobian)
 
     @contextmanager
     def watched(self, watcher: Callable[[str], None]) -> Iterator[None]:
@@ -278,12 +204,6 @@ class Program:
             yield
         finally:
             self.watchers.remove(watcher)
-
-    def reduce(self, log_prob: Tensor) -> Tensor:
-        """Sum a site's log probability over all dimensions but those of the common plates."""
-        keep = {log_prob.ndim + self.plates[name].dim for name in self.common}
-        drop = [d for d in range(log_prob.ndim) if d not in keep]
-        return log_prob.sum(drop) if drop else log_prob
 
     # Sampling and saying
 
