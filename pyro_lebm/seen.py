@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from . import native
+from .once import Once
 
 ACTIVATIONS = ("tanh", "softplus", "elu", "silu", "relu")  # in the native code's order
 LIKELIHOODS = ("gaussian", "bernoulli", "poisson")
@@ -125,27 +126,6 @@ class Problem:
         return value, grad_z0, sums
 
 
-class _Once(torch.autograd.Function):
-    """A gradient that hangs on ``given`` and cannot be differentiated again."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(gradient: Tensor, *given: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(
-            "engine: expected first derivatives of native code, got second ones; compute them "
-            "within pyro_lebm.engine('eager')"
-        )
-
-
 class _LogLikelihood(torch.autograd.Function):
     """Value and gradient in the states from one pass; the parameters' when they are asked for."""
 
@@ -169,7 +149,7 @@ class _LogLikelihood(torch.autograd.Function):
     def backward(ctx: Any, seed: Tensor, _: Any) -> tuple[Any, ...]:
         grad_z0, *inputs = ctx.saved_tensors
         z0, scale, *parameters = inputs
-        wanted, once = ctx.needs_input_grad[2:], cast(Any, _Once.apply)
+        wanted, once = ctx.needs_input_grad[2:], cast(Any, Once.apply)
         found: list[Tensor | None] = [None] * len(wanted)
         if wanted[0]:
             found[0] = seed.unsqueeze(-1) * once(grad_z0, *inputs)
