@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_lebm.langevin import evaluate
 from pyro_lebm.potential import Potential
 
-from .graph import Recorder, capture
 from .run import Run
 from .targets import ModelTarget, check_counts
 
@@ -158,44 +156,20 @@ class NumPyroMCMC(Run):
 
 
 def translated(potential: Potential, example: Tensor) -> Callable[[Any], Any]:
-    """The potential of one chain as a function of a JAX array, compared with it at two points.
+    """The potential of one chain as a function of a JAX array ``(dim,)``.
 
     Raises:
         UnknownOperation: an operation that is not translated.
         ValueError: what cannot be translated, or was translated into something else.
     """
-    from .translate import to_jax
+    program = potential.program
+    density = program.compiled(program.draw.to(example))
+    shape = (*program.elements, program.dim)
 
-    recorder = Recorder()
-    with potential.program.watched(recorder.scored):
-        function = to_jax(capture(potential.single, example, recorder))
-    _compare(potential, function, example)
+    def function(z: Any) -> Any:
+        return -density.compiled.log_density(z.reshape(shape), density.constants).sum()
+
     return function
-
-
-def _compare(potential: Potential, function: Callable[[Any], Any], example: Tensor) -> None:
-    """The translation must not be trusted with whatever a model may do."""
-    jax, _ = _numpyro()
-    double = example.dtype == torch.float64
-    tolerance = 1e-6 if double else 1e-2
-    with jax.enable_x64(double):
-        both = jax.jit(jax.value_and_grad(function))
-        for scale in (0.0, 0.1):
-            z = (example + scale * torch.randn_like(example)).detach()
-            state = evaluate(lambda z: -torch.stack([potential.single(one) for one in z]), z[None])
-            value, slope = both(z.numpy())
-            found = torch.cat([_tensor(-value).reshape(1), _tensor(-slope).reshape(-1)]).double()
-            right = torch.cat([state.log_density, state.gradient[0]]).double()
-            if not bool(right.isfinite().all()):
-                continue  # outside of the density, where both may be anything
-            gap = (found - right).abs() / (1 + right.abs().max())
-            if not float(gap.max()) <= tolerance:
-                raise ValueError(
-                    "model: its translation is another function: log density "
-                    f"{float(found[0]):.6g} for {float(right[0]):.6g}, gradients that differ by up "
-                    f"to {float((found - right)[1:].abs().max()):.3g}. Something in it cannot be "
-                    "followed, such as NumPy or a value looked at; sample with VectorizedMCMC"
-                )
 
 
 def _numpyro() -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, get_args
 
-Engine = Literal["auto", "eager", "native"]
+Engine = Literal["auto", "eager", "native", "xla"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
 _picked: ContextVar[list[str] | None] = ContextVar("picked", default=None)
@@ -24,10 +25,13 @@ def engine(name: Engine) -> Iterator[None]:
 
     ``eager`` runs the program as it is written, whatever it does. ``native`` is fused code for
     latent ODEs whose field and emission are plain perceptrons, on a CPU, and refuses what it
-    cannot do. ``auto``, the default, is native where that is possible, and otherwise eager.
+    cannot do. ``xla`` compiles whatever program it is, some seconds for each shape of the data:
+    worth it for long chains and trainings of networks of one's own; it needs jax. ``auto``, the
+    default, is native where that is possible, and otherwise eager.
 
     Raises:
         ValueError: for another name.
+        ImportError: for ``xla`` without jax; says how to install it.
 
     Example:
         >>> with engine("eager"):
@@ -36,6 +40,10 @@ def engine(name: Engine) -> Iterator[None]:
     """
     if name not in ENGINES:
         raise ValueError(f"engine: expected one of {ENGINES}, got {name!r}")
+    if name == "xla" and importlib.util.find_spec("jax") is None:
+        raise ImportError(
+            "engine: 'xla' needs jax; install it with pip install 'pyro-lebm[numpyro]'"
+        )
     token = _asked.set(name)
     try:
         yield

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import pyro.distributions as dist
@@ -14,10 +14,14 @@ from pyro import poutine
 from torch import Tensor
 
 from .distribution import annealed
+from .engines import asked, pick
 from .frozen import frozen
 from .layout import Layout
 from .reading import MANY, Reading, noted, reading, tilted, unvalidated
 from .scoring import Score, ScoreTogether
+
+if TYPE_CHECKING:
+    from .xla.density import Density
 
 Model = Callable[..., Any]
 
@@ -45,6 +49,8 @@ class Program(Layout):
     minibatches: dict[str, tuple[int, int]]
     _said: dict[str, Any] = field(default_factory=dict, repr=False)
     _loops: list[str] = field(default_factory=list, repr=False)  # why, if it cannot be mapped
+    _compared: set[str] = field(default_factory=set, repr=False)  # structures compiled rightly
+    _densities: dict[Any, Density] = field(default_factory=dict, repr=False)
     watchers: list[Callable[[str], None]] = field(default_factory=list, repr=False)
 
     # Reading
@@ -87,6 +93,7 @@ class Program(Layout):
             values=notes.values,
             minibatches=notes.minibatches,
             _said={},
+            _densities={},
         )
 
     @property
@@ -108,11 +115,14 @@ class Program(Layout):
             two tensors ``(*leading, *elements)``.
         """
         lead = z.shape[: z.ndim - 1 - len(self.common)]
-        with self._scoring():
-            if not lead:
-                return self._score(z)
-            flat = z.reshape((lead.numel(), *z.shape[len(lead) :]))
-            parts = self._score_many(flat)
+        flat = z.reshape((lead.numel(), *z.shape[len(lead) :]))
+        if asked() == "xla":
+            parts = self.compiled(flat[0]).parts(flat)
+        else:
+            with self._scoring():
+                if not lead:
+                    return self._score(z)
+                parts = self._score_many(flat)
         prior, likelihood = (part.reshape(z.shape[:-1]) for part in parts)
         return prior, likelihood
 
@@ -126,6 +136,18 @@ class Program(Layout):
             stack.enter_context(poutine.block())
             stack.enter_context(frozen(self.model))
             yield
+
+    def compiled(self, z: Tensor) -> Density:
+        """By XLA, for positions such as ``z`` and with the weights and data of now."""
+        from .xla.density import Density
+
+        pick("xla")
+        known = self._densities.get((z.dtype, z.device))
+        if known is None or known.stale:
+            with torch.inference_mode(False):
+                known = Density(self.log_parts, self.watched, z.detach().clone(), self._compared)
+            self._densities[z.dtype, z.device] = known
+        return known
 
     def _score_many(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if len(z) > 1 and not self._loops:

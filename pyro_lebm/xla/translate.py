@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from .aten import TABLE
 from .aten_entries import array
-from .graph import Graph, Operation, Ref, mapped
+from .graph import Const, Graph, Operation, Ref, mapped
 from .rolling import Loop, Slot, rolled
 
 
 class UnknownOperation(NotImplementedError):
-    """An operation that the table of `pyro_lebm.inference.aten` lacks."""
+    """An operation that the table of `pyro_lebm.xla.aten` lacks."""
 
 
 @dataclass(frozen=True)
@@ -31,52 +31,112 @@ class _Turn:
     k: int
 
 
-def to_jax(graph: Graph) -> Callable[[jax.Array], jax.Array]:
-    """The graph as a function of its input; each loop of equal operations is one ``lax.scan``.
+@dataclass(frozen=True)
+class _Stack:
+    """Constants of a loop's turns, one above the other: one argument, not as many as turns."""
+
+    places: tuple[int, ...]
+
+
+Constants = dict[str, Any]
+"""JAX arrays, a pytree: of each `Const` and stack of them, in the translation's order."""
+
+
+class Translation:
+    """A graph as a function of JAX arrays: its input and its constants.
+
+    Each loop of equal operations is one ``lax.scan``. Graphs that differ in the values of their
+    constants only have one translation.
 
     Raises:
         UnknownOperation: names the operation and the site that needs it.
     """
-    items = rolled(graph)
-    for operation in graph.operations:
-        _look_up(operation)
 
-    def function(z: jax.Array) -> jax.Array:
+    def __init__(self, graph: Graph) -> None:
+        for operation in graph.operations:
+            _look_up(operation)
+        self.items, self.result = rolled(graph), graph.result
+        self._dtype = graph.input_form[1]
+        self._leaves = _constants(self.items, self.result)
+
+    def bind(self, constants: Sequence[Tensor | float]) -> Constants:
+        """A graph's constants as the translation's."""
+        return {str(i): self._array(leaf, constants) for i, leaf in enumerate(self._leaves)}
+
+    def _array(self, leaf: Const | _Stack, constants: Sequence[Tensor | float]) -> Any:
+        if isinstance(leaf, Const):
+            value = constants[leaf.place]
+            # a number stays a weak one, which takes the type of what it meets
+            return array(value) if isinstance(value, Tensor) else jnp.asarray(value)
+        values = [constants[place] for place in leaf.places]
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        return array(torch.stack(tensors) if tensors else torch.tensor(values, dtype=self._dtype))
+
+    def __call__(self, z: jax.Array, constants: Constants) -> Any:
+        """The graph's result at ``z``."""
         known: dict[Any, Any] = {Ref(-1): z}
+        known |= {leaf: constants[str(i)] for i, leaf in enumerate(self._leaves)}
         place = 0
-        for item in items:
+        for item in self.items:
             if isinstance(item, Loop):
-                known |= _scan(item, known, z)
+                known |= _scan(item, known)
                 place = item.end
             else:
                 known[Ref(place)] = _apply(item, known)
                 place += 1
-        result: jax.Array = jnp.asarray(_value(graph.result, known))
-        return result
+        return mapped(_value(self.result, known), jnp.asarray)
 
-    return function
+
+def to_jax(graph: Graph) -> Callable[[Any], Any]:
+    """The graph as a function of its input alone."""
+    translation = Translation(graph)
+    constants = translation.bind(graph.constants)
+    return lambda z: translation(z, constants)
+
+
+def _constants(items: list[Operation | Loop], result: Any) -> list[Const | _Stack]:
+    """What the items and the result take from outside, each once."""
+    found: dict[Const | _Stack, None] = {}
+
+    def visit(leaf: Any) -> None:
+        if isinstance(leaf, Const):
+            found[leaf] = None
+
+    for item in items:
+        if isinstance(item, Loop):
+            mapped([item.outer, list(item.first.values())], visit)
+            for leaves in item.each:
+                stack = _stack(leaves)
+                if stack is not None:
+                    found[stack] = None
+                else:
+                    mapped(leaves, visit)
+        else:
+            mapped([item.args, item.kwargs], visit)
+    mapped(result, visit)
+    return list(found)
+
+
+def _stack(leaves: list[Any]) -> _Stack | None:
+    if all(isinstance(leaf, Const) for leaf in leaves):
+        return _Stack(tuple(leaf.place for leaf in leaves))
+    return None
 
 
 def _look_up(operation: Operation) -> Callable[..., Any]:
-    full, short = str(operation.op).removeprefix("aten."), _short(operation)
-    function = TABLE.get(full, TABLE.get(short))
+    full = str(operation.op).removeprefix("aten.")
+    function = TABLE.get(full, TABLE.get(operation.name))
     if function is None:
         raise UnknownOperation(
             f"model: site {operation.site!r} needs the operation {operation.op}, which is not in "
-            "the table; write the model without it, enter it in pyro_lebm.inference.aten.TABLE, "
+            "the table; write the model without it, enter it in pyro_lebm.xla.aten.TABLE, "
             "or sample with VectorizedMCMC"
         )
     return function
 
 
-def _short(operation: Operation) -> str:
-    packet = getattr(operation.op, "overloadpacket", operation.op)
-    # in place: what is written to is noted anew, under the result
-    return str(packet.__name__).removesuffix("_")
-
-
 def _apply(operation: Operation, known: Mapping[Any, Any]) -> Any:
-    if _short(operation) == "stack":
+    if operation.name == "stack":
         return _stacked(*operation.args, known=known)
     args, kwargs = _value(operation.args, known), _value(operation.kwargs, known)
     try:
@@ -109,9 +169,9 @@ def _stacked(parts: list[Any], dim: int = 0, *, known: Mapping[Any, Any]) -> jax
     return jnp.moveaxis(jnp.concatenate(runs), 0, dim)
 
 
-def _scan(loop: Loop, known: Mapping[Any, Any], z: jax.Array) -> dict[Any, Any]:
+def _scan(loop: Loop, known: Mapping[Any, Any]) -> dict[Any, Any]:
     outer = {Slot("outer", i): _value(leaf, known) for i, leaf in enumerate(loop.outer)}
-    each = [_each(leaves, known, z) for leaves in loop.each]
+    each = [_each(leaves, known) for leaves in loop.each]
     first = {q: jnp.asarray(_value(leaf, known)) for q, leaf in loop.first.items()}
 
     def turn(before: dict[int, jax.Array], now: list[jax.Array]) -> tuple[Any, Any]:
@@ -131,19 +191,21 @@ def _scan(loop: Loop, known: Mapping[Any, Any], z: jax.Array) -> dict[Any, Any]:
     }
 
 
-def _each(leaves: list[Any], known: Mapping[Any, Any], z: jax.Array) -> jax.Array:
+def _each(leaves: list[Any], known: Mapping[Any, Any]) -> jax.Array:
+    stack = _stack(leaves)
+    if stack is not None:
+        found: jax.Array = known[stack]
+        return found
     if all(isinstance(leaf, float) for leaf in leaves):
-        return jnp.asarray(leaves, z.dtype)
-    if all(isinstance(leaf, Tensor) for leaf in leaves):
-        return jnp.asarray(array(torch.stack(leaves)))  # one constant, not as many as turns
+        return jnp.asarray(leaves, known[Ref(-1)].dtype)
     return jnp.stack([jnp.asarray(_value(leaf, known)) for leaf in leaves])
 
 
 def _value(tree: Any, known: Mapping[Any, Any]) -> Any:
     def leaf(item: Any) -> Any:
-        if isinstance(item, Ref | Slot):
+        if isinstance(item, Ref | Slot | Const):
             found = known[item]
             return found.all[found.k] if isinstance(found, _Turn) else found
-        return array(item) if isinstance(item, Tensor) else item
+        return item
 
     return mapped(tree, leaf)

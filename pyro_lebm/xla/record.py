@@ -1,9 +1,9 @@
-"""A torch function as a list of ATen operations; what does not hang on its input is computed."""
+"""Recording a torch function's operations; what does not hang on its input is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
@@ -11,42 +11,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_lebm.engines import engine
-
-
-class Ref(NamedTuple):
-    """The result of an earlier operation; -1 is the input."""
-
-    place: int
-
-
-class Operation(NamedTuple):
-    """One operation: arguments may hold `Ref`, tensors (constants) and plain Python values."""
-
-    op: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    site: str  # of the program, before which it came
-    form: Any = None  # shape and dtype of its result
-
-
-class Graph(NamedTuple):
-    """Operations in order, and the result: a `Ref`, or a tensor that does not hang on the input."""
-
-    operations: list[Operation]
-    result: Any
-    input_form: Any = None
-
-    def form(self, leaf: Any) -> Any:
-        """Shape and dtype of what a `Ref` stands for, or of a tensor."""
-        if isinstance(leaf, Ref):
-            return self.operations[leaf.place].form if leaf.place >= 0 else self.input_form
-        return form(leaf)
-
-
-def form(value: Any) -> Any:
-    """Shape and dtype of a tensor; None of anything else."""
-    return (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
+from ..engines import engine
+from .constants import lifted
+from .graph import Graph, Operation, Ref, form, mapped, refs
 
 
 class Recorder(TorchDispatchMode):
@@ -59,13 +26,16 @@ class Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
+        self.sources = Sources()
         self._known: dict[int, tuple[Tensor, Ref]] = {}  # the tensor kept, or its id is used again
+        self._met = 0
         self._named = 0
         self.site = ""
 
     def track(self, value: Tensor, ref: Ref) -> None:
         """From here on, operations on `value` are noted."""
         self._known[id(value)] = (value, ref)
+        self.sources.made(value)
 
     def scored(self, site: str) -> None:
         """Say that what was noted since the site before led to `site`."""
@@ -75,20 +45,28 @@ class Recorder(TorchDispatchMode):
 
     def ref(self, value: Any) -> Any:
         """The `Ref` of a tracked tensor; anything else, nested values too, as it is."""
+        return mapped(value, self._leaf)
 
-        def leaf(item: Any) -> Any:
-            known = self._known.get(id(item)) if isinstance(item, Tensor) else None
-            return item if known is None else known[1]
-
-        return mapped(value, leaf)
+    def _leaf(self, item: Any) -> Any:
+        if not isinstance(item, Tensor):
+            return item
+        known = self._known.get(id(item))
+        if known is None:
+            self.sources.met(item)
+            return item
+        self._met += 1
+        return known[1]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = self._met
         noted, options = self.ref(tuple(args)), self.ref(dict(kwargs or {}))
-        self._refuse(func, args, refs((noted, options)))
+        tracked = self._met > before
+        self._refuse(func, args, tracked)
         if func._schema.is_mutable and noted and isinstance(noted[0], Tensor):
             noted = (noted[0].clone(), *noted[1:])  # a constant as it is before it is written to
         result = func(*args, **(kwargs or {}))
-        if result is None or not refs((noted, options)):
+        if result is None or not tracked:
+            mapped(result, self.sources.made)
             return result
         if not isinstance(result, Tensor | tuple | list):
             raise ValueError(
@@ -103,7 +81,7 @@ class Recorder(TorchDispatchMode):
     def _after(self) -> str:
         return f"after site {self.site!r}" if self.site else "before the first site"
 
-    def _refuse(self, func: Any, args: Any, tracked: list[Ref]) -> None:
+    def _refuse(self, func: Any, args: Any, tracked: bool) -> None:
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise ValueError(
                 f"model: expected no random numbers in a density, got {func} {self._after}; put "
@@ -130,12 +108,45 @@ class Recorder(TorchDispatchMode):
                 self.operations.append(Operation(pick, (here, i), {}, self.site, form(part)))
 
 
+class Sources:
+    """The tensors from outside that a recording took values from: weights, data."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Tensor, int, int]] = {}
+        self._made: set[int] = set()
+
+    def made(self, value: Any) -> None:
+        """Something that the recording made itself, unless it is a view of what it met."""
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()._cdata
+            if storage not in self._found:
+                self._made.add(storage)
+
+    def met(self, value: Tensor) -> None:
+        """Something that was read."""
+        storage = value.untyped_storage()._cdata
+        if storage not in self._found and storage not in self._made:
+            self._found[storage] = (value, value.data_ptr(), _version(value))
+
+    @property
+    def changed(self) -> bool:
+        """Whether any was written to since."""
+        return any(
+            value.data_ptr() != pointer or _version(value) != version
+            for value, pointer, version in self._found.values()
+        )
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version
+
+
 def pick(values: Any, i: int) -> Any:
     """One of the results of an operation that has several."""
     return values[i]
 
 
-def capture(function: Callable[[Tensor], Tensor], example: Tensor, recorder: Recorder) -> Graph:
+def capture(function: Callable[[Tensor], Any], example: Tensor, recorder: Recorder) -> Graph:
     """The operations `function` performs on an input like `example`.
 
     Raises:
@@ -147,27 +158,11 @@ def capture(function: Callable[[Tensor], Tensor], example: Tensor, recorder: Rec
     steps = sdpa_kernel(SDPBackend.MATH)  # attention in operations that there are in the table
     with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), steps, recorder:
         result = functional(z)
-    return _needed(recorder.operations, recorder.ref(result), form(z))
+    operations, result = _needed(recorder.operations, recorder.ref(result))
+    return lifted(operations, result, form(z))
 
 
-def mapped(tree: Any, replace: Callable[[Any], Any]) -> Any:
-    """Nested arguments with every leaf replaced; a named tuple, such as `Ref`, is a leaf."""
-    if isinstance(tree, list | tuple) and not hasattr(tree, "_fields"):
-        items = (mapped(item, replace) for item in tree)
-        return list(items) if isinstance(tree, list) else tuple(items)
-    if isinstance(tree, dict):
-        return {key: mapped(item, replace) for key, item in tree.items()}
-    return replace(tree)
-
-
-def refs(tree: Any) -> list[Ref]:
-    """Every `Ref` in nested arguments, in order."""
-    leaves: list[Any] = []
-    mapped(tree, leaves.append)
-    return [leaf for leaf in leaves if isinstance(leaf, Ref)]
-
-
-def _needed(operations: list[Operation], result: Any, input_form: Any) -> Graph:
+def _needed(operations: list[Operation], result: Any) -> tuple[list[Operation], Any]:
     """Without the operations that the result does not hang on."""
     wanted = {ref.place for ref in refs(result)}
     for i in range(len(operations) - 1, -1, -1):
@@ -183,4 +178,4 @@ def _needed(operations: list[Operation], result: Any, input_form: Any) -> Graph:
         for i, o in enumerate(operations)
         if i in wanted
     ]
-    return Graph(kept, moved(result), input_form)
+    return kept, moved(result)

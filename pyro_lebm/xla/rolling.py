@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .graph import Graph, Operation, Ref, refs
+from .graph import Const, Graph, Operation, Ref, mapped, refs
 
 LEAST_TURNS = 4
 LONGEST_BODY = 4000
@@ -18,7 +16,7 @@ LONGEST_BODY = 4000
 
 class Slot(NamedTuple):
     """In a loop's body: result `place` of this turn (``"here"``) or of the turn before
-    (``"before"``), a number or tensor of each turn (``"each"``), or one from outside (``"outer"``).
+    (``"before"``), what differs from turn to turn (``"each"``), or is from outside (``"outer"``).
     """
 
     kind: str
@@ -33,7 +31,7 @@ class Loop:
         start: place of the first operation in the graph.
         body: the operations, whose arguments hold `Slot`.
         first: what the first turn takes for the results of the turn before: ``{place: Ref or
-            tensor}``.
+            Const}``.
         each: what differs from turn to turn, a list of ``turns`` values a slot.
         outer: what is the same in all turns.
         kept: results that are used after the loop.
@@ -68,7 +66,7 @@ def rolled(graph: Graph) -> list[Operation | Loop]:
 
 def _loops(graph: Graph, uses: list[list[int]], low: int, high: int) -> Iterator[Loop]:
     """The stretch that saves most between two places, then what is left on both sides."""
-    stretch = _stretch(graph.operations, low, high)
+    stretch = _stretch(graph, low, high)
     if stretch is None:
         return
     loop = _aligned(graph, uses, *stretch)
@@ -92,30 +90,25 @@ def _last_uses(graph: Graph) -> list[list[int]]:
     return uses
 
 
-def _kind(operation: Operation) -> str:
+def _kind(graph: Graph, operation: Operation) -> str:
     """What operations of the same kind have in common, whatever they are applied to."""
-    parts = (_shape(operation.args), _shape(operation.kwargs), operation.form)
+
+    def shape(leaf: Any) -> Any:
+        if isinstance(leaf, Ref):
+            return "ref"
+        if isinstance(leaf, Const):
+            return ("const", graph.form(leaf))
+        return "float" if type(leaf) is float else (type(leaf), leaf)
+
+    parts = (mapped(operation.args, shape), mapped(operation.kwargs, shape), operation.form)
     return repr((str(operation.op), *parts))
 
 
-def _shape(tree: Any) -> Any:
-    if isinstance(tree, Ref):
-        return "ref"
-    if isinstance(tree, Tensor):
-        return ("tensor", tuple(tree.shape), str(tree.dtype))
-    if isinstance(tree, float):
-        return "float"
-    if isinstance(tree, list | tuple):
-        return [_shape(item) for item in tree]
-    if isinstance(tree, dict):
-        return {key: _shape(item) for key, item in tree.items()}
-    return repr(tree)
-
-
-def _stretch(operations: list[Operation], low: int, high: int) -> tuple[int, int, int] | None:
+def _stretch(graph: Graph, low: int, high: int) -> tuple[int, int, int] | None:
     """Start, period and length of the stretch whose repetition saves most operations."""
     names: dict[str, int] = {}
-    kinds = np.array([names.setdefault(_kind(o), len(names)) for o in operations[low:high]])
+    found = (_kind(graph, o) for o in graph.operations[low:high])
+    kinds = np.array([names.setdefault(kind, len(names)) for kind in found])
     best, saved = None, 0
     for period in range(1, min(LONGEST_BODY, len(kinds) // LEAST_TURNS) + 1):
         start, length = _longest_run(kinds[:-period] == kinds[period:])
@@ -188,7 +181,7 @@ class _Rolling:
     def _merge(self, trees: list[Any]) -> Any:
         """One tree of slots for the same argument of all turns."""
         head = trees[0]
-        if any(isinstance(tree, Ref | Tensor) for tree in trees) or isinstance(head, float):
+        if any(isinstance(tree, Ref | Const) for tree in trees) or isinstance(head, float):
             return self._slot(trees)
         if isinstance(head, list | tuple):
             items = [self._merge(list(column)) for column in zip(*trees, strict=True)]
@@ -243,8 +236,4 @@ class _NoLoop(Exception):
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Ref) or isinstance(b, Ref):
-        return isinstance(a, Ref) and isinstance(b, Ref) and a == b
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a is b or (a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b)))
     return type(a) is type(b) and bool(a == b)

@@ -1,0 +1,1 @@
+"""Programs compiled by XLA: recorded operation by operation, translated to JAX. Needs jax."""

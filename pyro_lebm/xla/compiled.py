@@ -1,0 +1,99 @@
+"""A program's two log densities, and their gradients, as one compiled function."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .aten_entries import to_dtype
+from .graph import Graph
+from .translate import Constants, Translation
+
+MOST = 64  # compiled functions kept: one for each shape of a minibatch, and number of solver steps
+
+
+class Compiled:
+    """All programs of one structure: ``z`` and constants to log densities and gradients.
+
+    Elements are independent given the constants, so that the gradient of a sum over them holds
+    each one's own. Chains are mapped.
+
+    Args:
+        graph: of ``z (*elements, dim)`` to the log densities of the latent and the observed sites,
+            ``(*elements)`` each.
+
+    Raises:
+        UnknownOperation, ValueError: what cannot be translated.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.translation = Translation(graph)
+        self.fixed: Constants = {}
+        constants = self.translation.bind(graph.constants)
+        shape, dtype = graph.input_form
+        z = jnp.zeros(shape, to_dtype(dtype))
+        try:
+            jax.eval_shape(self.both, z, constants)
+        except ValueError:
+            # shapes may hang on masks and indices, which then belong to what is compiled
+            self.fixed = {name: np.asarray(x) for name, x in constants.items() if _counts(x)}
+            if not self.fixed:
+                raise
+            jax.eval_shape(self.both, z, self.free(constants))
+        self.values = jax.jit(jax.vmap(self.both, (0, None)))
+        self.slopes = jax.jit(jax.vmap(self.with_gradients, (0, None)))
+
+    def free(self, constants: Constants) -> Constants:
+        """Without those that are compiled in."""
+        return {name: x for name, x in constants.items() if name not in self.fixed}
+
+    def holds(self, constants: Constants) -> bool:
+        """Whether those that are compiled in have these values."""
+        return all(np.array_equal(x, constants[name]) for name, x in self.fixed.items())
+
+    def both(self, z: jax.Array, constants: Constants) -> tuple[jax.Array, jax.Array]:
+        """Log densities ``(*elements)`` of the latent and the observed sites, of one chain."""
+        prior, likelihood = self.translation(z, {**self.fixed, **constants})
+        return prior, likelihood
+
+    def log_density(self, z: jax.Array, constants: Constants) -> jax.Array:
+        """Their sum."""
+        prior, likelihood = self.both(z, constants)
+        return prior + likelihood
+
+    def with_gradients(self, z: jax.Array, constants: Constants) -> tuple[jax.Array, ...]:
+        """Both log densities and their gradients ``(*elements, dim)``."""
+
+        def of_likelihood(z: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            both = self.both(z, constants)
+            return both[1].sum(), both
+
+        (_, both), likelihood = jax.value_and_grad(of_likelihood, has_aux=True)(z)
+        prior = jax.grad(lambda z: self.both(z, constants)[0].sum())(z)
+        return *both, prior, likelihood
+
+
+_KNOWN: OrderedDict[str, list[Compiled]] = OrderedDict()  # by structure, the latest used last
+
+
+def compiled(graph: Graph) -> tuple[Compiled, Constants]:
+    """What computes this graph, and its constants."""
+    known = _KNOWN.pop(graph.structure, [])
+    for one in known:
+        constants = one.translation.bind(graph.constants)
+        if one.holds(constants):
+            _KNOWN[graph.structure] = known
+            return one, one.free(constants)
+    new = Compiled(graph)
+    _KNOWN[graph.structure] = [*known, new][-MOST:]
+    while len(_KNOWN) > MOST:
+        _KNOWN.popitem(last=False)
+    return new, new.free(new.translation.bind(graph.constants))
+
+
+def _counts(x: Any) -> bool:
+    return not jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)

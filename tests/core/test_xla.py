@@ -1,0 +1,193 @@
+"""The engine "xla": the same densities as PyTorch's, compiled once for a structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compiled_models import MODELS
+from pyro_lebm import engine
+from pyro_lebm.langevin import State, evaluate
+from pyro_lebm.potential import Potential, potential
+from pyro_lebm.program import Program
+
+jax = pytest.importorskip("jax")
+
+from pyro_lebm.xla import compiled  # noqa: E402
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def under(name: Any, target: Callable[[Tensor], Tensor], z: Tensor) -> State:
+    with engine(name):
+        return evaluate(target, z)
+
+
+def same(target: Callable[[Tensor], Tensor], z: Tensor, rtol: float = 1e-9) -> None:
+    found, right = under("xla", target, z), under("eager", target, z)
+    assert torch.allclose(found.log_density, right.log_density, rtol=rtol, atol=rtol)
+    scale = right.gradient.abs().max()
+    assert float((found.gradient - right.gradient).abs().max()) <= rtol * float(1 + scale)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", MODELS)
+def test_values_and_gradients_are_those_of_torch(name: str) -> None:
+    torch.manual_seed(0)
+    target = MODELS[name]()
+    z = 0.5 * torch.randn(3, target.dim)
+    same(target.log_density, z)
+    with engine("xla"):
+        assert target.picked == "xla"
+        alone = torch.stack([target.single(one) for one in z])
+        mapped = torch.func.vmap(target.single)(z)
+    assert torch.allclose(alone, target(z))
+    assert torch.allclose(mapped, target(z))
+
+
+class Seen(nn.Module):
+    """A mean that a user's own network makes of each element's latent value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor, mask: Tensor, scale: float = 0.9) -> None:
+        with pyro.plate("n", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = self.second(torch.tanh(self.first(z)))
+            seen = dist.Normal(mean, scale).mask(mask).to_event(1)
+            pyro.sample("x", seen, obs=x)
+
+
+def seen(seed: int = 0, n: int = 5) -> tuple[Seen, Tensor, Tensor]:
+    torch.manual_seed(seed)
+    return Seen(), torch.randn(n, 2), torch.rand(n, 2) < 0.5
+
+
+def sizes() -> tuple[int, int]:
+    """How many structures are compiled, and how many functions of them."""
+    known = [one for found in compiled._KNOWN.values() for one in found]
+    return len(known), sum(one.slopes._cache_size() for one in known)  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("double")
+def test_other_weights_and_data_are_not_compiled_again() -> None:
+    model, x, mask = seen()
+    program, z = Program.read(model, x, mask), torch.randn(5, 2)
+    same(program.log_density, z)
+    before = sizes()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3)
+    same(program.log_density, z)
+    x.mul_(2.0)
+    same(program.log_density, z)
+    model.first.weight.data = torch.randn(2, 2)
+    same(program.log_density, z)
+    same(program.rebind(torch.randn(5, 2), torch.rand(5, 2) < 0.5).log_density, z)
+    same(Program.read(model, x, mask, scale=0.7).log_density, z)
+    same(Program.read(seen(seed=1)[0], x, mask).log_density, z)
+    assert sizes() == before
+    same(Program.read(*seen(n=4)).log_density, z[:4])
+    assert sizes() == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.usefixtures("double")
+def test_weights_that_were_equal_and_are_no_more() -> None:
+    model, x, mask = seen()
+    with torch.no_grad():
+        model.second.weight.copy_(model.first.weight)
+    program, z = Program.read(model, x, mask), torch.randn(5, 2)
+    same(program.log_density, z)
+    with torch.no_grad():
+        model.second.weight.add_(1.0)
+    same(program.log_density, z)
+
+
+def picking(mask: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+    pyro.sample("x", dist.Normal(z[mask].sum(), 1.0), obs=torch.tensor(1.0))
+
+
+@pytest.mark.usefixtures("double")
+def test_masks_that_shapes_hang_on_are_compiled_in() -> None:
+    z = torch.randn(2, 4)
+    masks = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0], [1, 0, 1, 1]]).bool()
+    for mask in masks:
+        same(potential(picking, mask).log_density, z)
+
+
+def test_single_precision_stays_single() -> None:
+    model, x, mask = seen()
+    state = under("xla", Program.read(model, x, mask).log_density, torch.randn(5, 2))
+    assert state.gradient.dtype == torch.float32
+    same(Program.read(model, x, mask).log_density, torch.randn(5, 2), rtol=1e-5)
+
+
+def test_without_gradients_and_under_inference_mode() -> None:
+    model, x, mask = seen()
+    program, z = Program.read(model, x, mask), torch.randn(3, 5, 2)
+    with torch.inference_mode():
+        right = program.log_density(z)
+        with engine("xla"):
+            assert torch.allclose(program.log_density(z), right, atol=1e-5)
+
+
+def test_second_derivatives_are_refused() -> None:
+    model, x, mask = seen()
+    program, z = Program.read(model, x, mask), torch.randn(5, 2, requires_grad=True)
+    with engine("xla"):
+        (slope,) = torch.autograd.grad(program.log_density(z).sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="got second ones"):
+        slope.sum().backward()
+
+
+def honest() -> None:
+    """As `looking`, operation by operation."""
+    pyro.sample("z", dist.Normal(0.5, 0.1))
+    pyro.sample("x", dist.Normal(0.3, 0.1), obs=torch.tensor(1.0))
+
+
+def branching() -> None:
+    x = pyro.sample("x", dist.Normal(1.0, 1.0))
+    pyro.sample("y", dist.Normal(x, 2.0 if bool(x > 0) else 1.0), obs=torch.ones(()))
+
+
+def looking() -> None:
+    z = pyro.sample("z", dist.Normal(0.5, 0.1))
+    pyro.sample("x", dist.Normal(float(z.detach().numpy()), 0.1), obs=torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (branching, "expected the same operations whatever the latent values"),
+        (looking, "its translation is another function: log density"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_not_wrong(
+    model: Callable[[], None], message: str
+) -> None:
+    torch.manual_seed(0)
+    potential(honest, engine="xla")(torch.randn(2, 1))
+    target: Potential = potential(model, engine="xla")
+    with pytest.raises(ValueError, match=message):
+        target(torch.randn(2, target.dim))
+
+
+def test_without_jax_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'pyro-lebm\[numpyro\]'"), engine("xla"):
+        pass
