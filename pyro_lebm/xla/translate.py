@@ -183,7 +183,10 @@ def _scan(loop: Loop, known: Mapping[Any, Any]) -> dict[Any, Any]:
         after = {q: inside[Slot("here", q)] for q in before}
         return after, [inside[Slot("here", q)] for q in loop.kept]
 
-    _, kept = lax.scan(turn, first, each, length=loop.turns)
+    # Turns that carry nothing on are slices of something large: their results are computed again
+    # for the gradient while they are in cache, which is faster than to fetch them from memory.
+    step = turn if first else jax.checkpoint(turn)
+    _, kept = lax.scan(step, first, each, length=loop.turns)
     return {
         Ref(loop.start + k * len(loop.body) + q): _Turn(values, k)
         for q, values in zip(loop.kept, kept, strict=True)
