@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from .fields import MLP, check_sizes
+from .fields import MLP, by_rows, check_sizes
 
 SCALE_FLOOR = 1e-3
 LOG_RATE_LIMIT = 20.0
@@ -25,6 +25,8 @@ class Emission(nn.Module, ABC):
         observed: D, number of features.
         hidden: widths of the network's hidden layers; ``()`` for a linear read-out.
         activation: as for :class:`~pyro_lebm.models.fields.MLPField`.
+        network: one of your own in its place, ``(..., L) -> (..., D)``. Each time is a row, taken
+            by itself: a large input comes in slices ``(rows, L)``.
 
     Raises:
         ValueError: a size below 1 or an unknown activation.
@@ -37,10 +39,15 @@ class Emission(nn.Module, ABC):
         hidden: Sequence[int] = (100,),
         *,
         activation: str = "tanh",
+        network: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_sizes(latent=latent, observed=observed)
-        self.network = MLP(latent, observed, hidden, activation)
+        self.network = MLP(latent, observed, hidden, activation) if network is None else network
+
+    def read(self, path: Tensor) -> Tensor:
+        """What the network makes of the states, ``(..., T, L) -> (..., T, D)``."""
+        return by_rows(self.network, path)
 
     @abstractmethod
     def forward(self, path: Tensor) -> TorchDistribution:
@@ -58,7 +65,7 @@ class GaussianEmission(Emission):
     becomes perfect; being added, not clamped, it leaves a gradient that can lead back up.
 
     Args:
-        latent, observed, hidden, activation: as for :class:`Emission`.
+        latent, observed, hidden, activation, network: as for :class:`Emission`.
         scale: sigma at the start, above the floor. A generous one lets the posterior anneal while
             sigma is learned.
         learn_scale: whether sigma is learned.
@@ -85,8 +92,9 @@ class GaussianEmission(Emission):
         per_feature: bool = False,
         *,
         activation: str = "tanh",
+        network: nn.Module | None = None,
     ) -> None:
-        super().__init__(latent, observed, hidden, activation=activation)
+        super().__init__(latent, observed, hidden, activation=activation, network=network)
         if not (SCALE_FLOOR < scale < math.inf):
             raise ValueError(f"scale: expected a finite number above {SCALE_FLOOR}, got {scale}")
         start = torch.full((observed,) if per_feature else (), math.log(scale - SCALE_FLOOR))
@@ -104,11 +112,10 @@ class GaussianEmission(Emission):
         return SCALE_FLOOR + self.log_scale.exp()
 
     def forward(self, path: Tensor) -> TorchDistribution:
-        return dist.Normal(self.network(path), self.scale)
+        return dist.Normal(self.read(path), self.scale)
 
     def mean(self, path: Tensor) -> Tensor:
-        mean: Tensor = self.network(path)
-        return mean
+        return self.read(path)
 
 
 class BernoulliEmission(Emission):
@@ -121,11 +128,11 @@ class BernoulliEmission(Emission):
     """
 
     def forward(self, path: Tensor) -> TorchDistribution:
-        x: TorchDistribution = dist.Bernoulli(logits=self.network(path))
+        x: TorchDistribution = dist.Bernoulli(logits=self.read(path))
         return x
 
     def mean(self, path: Tensor) -> Tensor:
-        return torch.sigmoid(self.network(path))
+        return torch.sigmoid(self.read(path))
 
 
 class PoissonEmission(Emission):
@@ -143,5 +150,5 @@ class PoissonEmission(Emission):
         return dist.Poisson(self.mean(path))
 
     def mean(self, path: Tensor) -> Tensor:
-        log_rate: Tensor = self.network(path)
+        log_rate = self.read(path)
         return log_rate.clamp(-LOG_RATE_LIMIT, LOG_RATE_LIMIT).exp()

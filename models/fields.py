@@ -73,16 +73,25 @@ class MLP(Layers):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network, in slices where the input is large and on a CPU."""
-        rows = max(1, SLICE // self.widest)
-        if x.is_cuda or math.prod(x.shape[:-1]) <= 2 * rows:
-            return self._whole(x)
-        parts = [self._whole(part) for part in x.reshape(-1, x.shape[-1]).split(rows)]
-        return torch.cat(parts).view(*x.shape[:-1], -1)
-
-    def _whole(self, x: Tensor) -> Tensor:
+        """The network."""
         first, *rest = self.layers
         return self.after_first(F.linear(x, first.weight, first.bias), rest)
+
+
+def by_rows(network: nn.Module, x: Tensor) -> Tensor:
+    """A network that takes each row of ``(..., inputs)`` by itself, in slices where x is large."""
+    rows = max(1, SLICE // _widest(network))
+    if x.is_cuda or math.prod(x.shape[:-1]) <= 2 * rows:
+        whole: Tensor = network(x)
+        return whole
+    parts = [network(part) for part in x.reshape(-1, x.shape[-1]).split(rows)]
+    return torch.cat(parts).view(*x.shape[:-1], -1)
+
+
+def _widest(network: nn.Module) -> int:
+    if isinstance(network, Layers):
+        return network.widest
+    return max((p.shape[0] for p in network.parameters() if p.ndim > 1), default=1)
 
 
 class MLPField(Layers):

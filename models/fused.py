@@ -16,7 +16,7 @@ from pyro_lebm.seen import ACTIVATIONS, Perceptron, Problem, Readout, SeenPath
 from pyro_lebm.series import Series
 
 from .emissions import BernoulliEmission, Emission, GaussianEmission, PoissonEmission
-from .fields import MLPField
+from .fields import MLP, MLPField
 
 LIKELIHOODS: dict[type[nn.Module], str] = {
     GaussianEmission: "gaussian",
@@ -60,6 +60,8 @@ def why_not(seen: Seen, z0: Tensor) -> str | None:
     if type(emission) not in LIKELIHOODS:
         return f"an emission of another kind: {type(emission).__name__}"
     assert isinstance(emission, Emission)
+    if type(emission.network) is not MLP:
+        return f"an emission whose network is no plain MLP: {type(emission.network).__name__}"
     for name, network in (("field", field), ("emission", emission.network)):
         if network.activation not in ACTIVATIONS:
             return f"a {name} with the activation {network.activation}"
@@ -97,7 +99,7 @@ def _missing_compiler() -> str | None:
 def _fused(seen: Seen, z0: Tensor, eager: Callable[[], TorchDistribution]) -> TorchDistribution:
     series, field, emission = seen.series, seen.field, seen.emission
     assert isinstance(field, MLPField) and isinstance(emission, Emission)
-    assert seen.step_size is not None
+    assert isinstance(emission.network, MLP) and seen.step_size is not None
     end = float(series.times.max())
     steps = max(1, math.ceil((end - seen.t0) / seen.step_size - 1e-6))
     problem = Problem(

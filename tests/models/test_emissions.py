@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_lebm.models.emissions import (
@@ -81,9 +81,9 @@ def test_fixed_scale_is_saved_but_never_trained() -> None:
 
 
 def test_rates_stay_positive_and_finite() -> None:
-    emission = PoissonEmission(1, 1, ())
+    emission = PoissonEmission(1, 1, network=nn.Linear(1, 1))
     with torch.no_grad():
-        emission.network.layers[0].weight.fill_(1e4)
+        emission.network.weight.fill_(1e4)
     rate = emission.mean(torch.tensor([[-1.0], [1.0]]))
     assert rate.isfinite().all() and (rate > 0).all()
 

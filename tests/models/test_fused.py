@@ -201,6 +201,7 @@ class Hidden(nn.Module):
         ({"field": Hidden()}, "a field that is no plain MLPField: Hidden"),
         ({"field": MLPField(2, time=True)}, "no plain MLPField"),
         ({"field": MLPField(2, activation="gelu")}, "a field with the activation gelu"),
+        ({"emission": GaussianEmission(2, 1, network=nn.Linear(2, 1))}, "no plain MLP: Linear"),
         ({"method": "heun"}, "a trajectory by heun"),
     ],
 )
