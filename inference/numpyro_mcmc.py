@@ -163,11 +163,11 @@ def translated(potential: Potential, example: Tensor) -> Callable[[Any], Any]:
         ValueError: what cannot be translated, or was translated into something else.
     """
     program = potential.program
-    density = program.compiled(program.draw.to(example))
+    bound = program.compiled(program.draw.to(example)).bound
     shape = (*program.elements, program.dim)
 
     def function(z: Any) -> Any:
-        return -density.compiled.log_density(z.reshape(shape), density.constants).sum()
+        return -bound.compiled.log_density(z.reshape(shape), bound.constants).sum()
 
     return function
 

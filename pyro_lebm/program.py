@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -18,10 +18,8 @@ from .engines import asked, pick
 from .frozen import frozen
 from .layout import Layout
 from .reading import MANY, Reading, noted, reading, tilted, unvalidated
+from .recorded.density import Density
 from .scoring import Score, ScoreTogether
-
-if TYPE_CHECKING:
-    from .xla.density import Density
 
 Model = Callable[..., Any]
 
@@ -139,13 +137,14 @@ class Program(Layout):
 
     def compiled(self, z: Tensor) -> Density:
         """By XLA, for positions such as ``z`` and with the weights and data of now."""
-        from .xla.density import Density
+        from .xla.bound import Bound
 
         pick("xla")
         known = self._densities.get((z.dtype, z.device))
         if known is None or known.stale:
             with torch.inference_mode(False):
-                known = Density(self.log_parts, self.watched, z.detach().clone(), self._compared)
+                point = z.detach().clone()
+                known = Density(self.log_parts, self.watched, point, Bound, self._compared)
             self._densities[z.dtype, z.device] = known
         return known
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..recorded.graph import Graph
 from .aten_entries import to_dtype
-from .graph import Graph
 from .translate import Constants, Translation
 
 MOST = 64  # compiled functions kept: one for each shape of a minibatch, and number of solver steps

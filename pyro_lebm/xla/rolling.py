@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .graph import Const, Graph, Operation, Ref, mapped, refs
+from ..recorded.graph import Const, Graph, Operation, Ref, mapped, refs
 
 LEAST_TURNS = 4
 LONGEST_BODY = 4000

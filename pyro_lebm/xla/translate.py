@@ -13,9 +13,9 @@ import torch
 from jax import lax
 from torch import Tensor
 
+from ..recorded.graph import Const, Graph, Operation, Ref, mapped
 from .aten import TABLE
 from .aten_entries import array
-from .graph import Const, Graph, Operation, Ref, mapped
 from .rolling import Loop, Slot, rolled
 
 

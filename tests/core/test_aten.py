@@ -14,8 +14,8 @@ from aten_cases import CASES, TIES, Case, m, sq
 
 jax = pytest.importorskip("jax")
 
+from pyro_lebm.recorded.record import Recorder, capture  # noqa: E402
 from pyro_lebm.xla.aten_entries import array  # noqa: E402
-from pyro_lebm.xla.record import Recorder, capture  # noqa: E402
 from pyro_lebm.xla.translate import to_jax  # noqa: E402
 
 

@@ -1,24 +1,28 @@
-"""A program's log densities by XLA, for torch."""
+"""A program's log densities with their gradients, recorded and compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import torch
-import torch.utils.dlpack
 from torch import Tensor
 
 from ..engines import engine
 from ..once import Once
-from .compiled import compiled
+from .graph import Graph
 from .record import Recorder, capture
 
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]
 Watched = Callable[[Callable[[str], None]], AbstractContextManager[None]]
+
+
+class Bound(Protocol):
+    """A compiled graph with constants of its own."""
+
+    def run(self, z: Tensor, gradients: bool) -> tuple[Tensor, ...]:
+        """Both log densities ``(chains, *elements)``, and if asked for both gradients."""
 
 
 class Density:
@@ -33,23 +37,30 @@ class Density:
             observed sites, ``(*elements)`` each.
         watched: tells the names of sites as they are scored.
         example: a position.
+        compile: makes a graph what can be run.
         compared: structures of this program that are known to be translated rightly; added to.
+
+    Attributes:
+        bound: what is compiled, with these weights and data.
 
     Raises:
         UnknownOperation: an operation that is not translated; names it and the site.
         ValueError: what cannot be translated, or was translated into something else.
     """
 
-    def __init__(self, score: Score, watched: Watched, example: Tensor, compared: set[str]) -> None:
+    def __init__(
+        self,
+        score: Score,
+        watched: Watched,
+        example: Tensor,
+        compile: Callable[[Graph, Tensor], Bound],
+        compared: set[str],
+    ) -> None:
         recorder = Recorder()
         with watched(recorder.scored):
             graph = capture(score, example, recorder)
         self._sources = recorder.sources
-        self._double = example.dtype == torch.float64
-        self._device = to_jax(example).device
-        with self.precision():
-            self.compiled, constants = compiled(graph)
-            self.constants = jax.device_put(constants, self._device)
+        self.bound: Any = compile(graph, example)
         if graph.structure not in compared:
             self._compare(score, example)
             compared.add(graph.structure)
@@ -59,21 +70,11 @@ class Density:
         """Whether weights or data were written to since."""
         return self._sources.changed
 
-    def precision(self) -> AbstractContextManager[Any]:
-        """JAX set to the positions' own."""
-        return cast("AbstractContextManager[Any]", jax.enable_x64(self._double))
-
     def parts(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Both log densities ``(chains, *elements)`` at ``(chains, *elements, dim)``."""
         apply: Any = _Parts.apply
-        prior, likelihood, *_ = apply(self, torch.is_grad_enabled(), z)
+        prior, likelihood, *_ = apply(self.bound, torch.is_grad_enabled(), z)
         return prior, likelihood
-
-    def run(self, z: Tensor, gradients: bool) -> tuple[Tensor, ...]:
-        """What is compiled, at detached positions."""
-        function = self.compiled.slopes if gradients else self.compiled.values
-        with self.precision():
-            return tuple(map(to_torch, function(to_jax(z), self.constants)))
 
     def _compare(self, score: Score, example: Tensor) -> None:
         """The translation must not be trusted with whatever a program may do."""
@@ -84,8 +85,8 @@ class Density:
             right = _eager(score, z)
             if not all(bool(x.isfinite().all()) for x in right):
                 continue  # outside of the density, where both may be anything
-            found = [x[0] for x in self.run(z.detach()[None], gradients=True)]
-            _check_same(found, right, 1e-6 if self._double else 1e-2)
+            found = [x[0] for x in self.bound.run(z.detach()[None], gradients=True)]
+            _check_same(found, right, 1e-6 if z.dtype == torch.float64 else 1e-2)
 
 
 def _eager(score: Score, z: Tensor) -> list[Tensor]:
@@ -118,8 +119,8 @@ class _Parts(torch.autograd.Function):
     """Both log densities and their gradients from one pass."""
 
     @staticmethod
-    def forward(density: Density, grad: bool, z: Tensor) -> tuple[Tensor, ...]:
-        found = density.run(z.detach(), grad)
+    def forward(bound: Bound, grad: bool, z: Tensor) -> tuple[Tensor, ...]:
+        found = bound.run(z.detach(), grad)
         return found if grad else (*found, z.new_empty(0), z.new_empty(0))
 
     @staticmethod
@@ -136,22 +137,10 @@ class _Parts(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, dims: tuple[Any, ...], density: Density, grad: bool, z: Tensor
+        info: Any, dims: tuple[Any, ...], bound: Bound, grad: bool, z: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
         lanes = z.movedim(dims[2], 0)
         apply: Any = _Parts.apply
-        found = apply(density, grad, lanes.flatten(0, 1))
+        found = apply(bound, grad, lanes.flatten(0, 1))
         split = [x.unflatten(0, lanes.shape[:2]) if len(x) else x for x in found]
         return tuple(split), tuple(0 if len(x) else None for x in found)
-
-
-def to_jax(value: Tensor) -> jax.Array:
-    """The same memory, as far as JAX takes it."""
-    found: jax.Array = jnp.from_dlpack(value.detach().contiguous())
-    return found
-
-
-def to_torch(value: jax.Array) -> Tensor:
-    """The same memory."""
-    found: Tensor = torch.utils.dlpack.from_dlpack(value.block_until_ready())
-    return found
