@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-Engine = Literal["auto", "eager", "native", "xla"]
+Engine = Literal["auto", "eager", "native", "xla", "compile"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
 _picked: ContextVar[list[str] | None] = ContextVar("picked", default=None)
@@ -26,8 +27,10 @@ def engine(name: Engine) -> Iterator[None]:
     ``eager`` runs the program as it is written, whatever it does. ``native`` is fused code for
     latent ODEs whose field and emission are plain perceptrons, on a CPU, and refuses what it
     cannot do. ``xla`` compiles whatever program it is, some seconds for each shape of the data:
-    worth it for long chains and trainings of networks of one's own; it needs jax. ``auto``, the
-    default, is native where that is possible, and otherwise eager.
+    worth it for long chains and trainings of networks of one's own; it needs jax. ``compile`` does
+    the same by torch.compile: meant for GPUs, where a gradient is one CUDA graph; on a CPU it takes
+    longer to compile, and runs slower. ``auto``, the default, is native where that is possible, and
+    otherwise eager.
 
     Raises:
         ValueError: for another name.
@@ -72,6 +75,13 @@ def watching() -> Iterator[list[str]]:
         yield seen
     finally:
         _picked.reset(token)
+
+
+def compiler(name: str) -> Callable[..., Any]:
+    """What compiles recorded programs, of the engines that do."""
+    module = {"xla": "pyro_lebm.xla.bound", "compile": "pyro_lebm.inductor"}[name]
+    found: Callable[..., Any] = importlib.import_module(module).Bound
+    return found
 
 
 def refuse(reason: str, *, warn: bool = False) -> None:

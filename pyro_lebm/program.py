@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from .distribution import annealed
-from .engines import asked, pick
+from .engines import asked, compiler, pick
 from .frozen import frozen
 from .layout import Layout
 from .reading import MANY, Reading, noted, reading, tilted, unvalidated
@@ -114,8 +114,8 @@ class Program(Layout):
         """
         lead = z.shape[: z.ndim - 1 - len(self.common)]
         flat = z.reshape((lead.numel(), *z.shape[len(lead) :]))
-        if asked() == "xla":
-            parts = self.compiled(flat[0]).parts(flat)
+        if asked() in ("xla", "compile"):
+            parts = self.compiled(flat[0], asked()).parts(flat)
         else:
             with self._scoring():
                 if not lead:
@@ -135,17 +135,15 @@ class Program(Layout):
             stack.enter_context(frozen(self.model))
             yield
 
-    def compiled(self, z: Tensor) -> Density:
-        """By XLA, for positions such as ``z`` and with the weights and data of now."""
-        from .xla.bound import Bound
-
-        pick("xla")
-        known = self._densities.get((z.dtype, z.device))
+    def compiled(self, z: Tensor, name: str = "xla") -> Density:
+        """By an engine, for positions such as ``z`` and with the weights and data of now."""
+        pick(name)
+        known = self._densities.get((name, z.dtype, z.device))
         if known is None or known.stale:
             with torch.inference_mode(False):
-                point = z.detach().clone()
-                known = Density(self.log_parts, self.watched, point, Bound, self._compared)
-            self._densities[z.dtype, z.device] = known
+                point, engine = z.detach().clone(), compiler(name)
+                known = Density(self.log_parts, self.watched, point, engine, self._compared)
+            self._densities[name, z.dtype, z.device] = known
         return known
 
     def _score_many(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -158,11 +158,11 @@ def capture(function: Callable[[Tensor], Any], example: Tensor, recorder: Record
     steps = sdpa_kernel(SDPBackend.MATH)  # attention in operations that there are in the table
     with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), steps, recorder:
         result = functional(z)
-    operations, result = _needed(recorder.operations, recorder.ref(result))
+    operations, result = needed(recorder.operations, recorder.ref(result))
     return lifted(operations, result, form(z))
 
 
-def _needed(operations: list[Operation], result: Any) -> tuple[list[Operation], Any]:
+def needed(operations: list[Operation], result: Any) -> tuple[list[Operation], Any]:
     """Without the operations that the result does not hang on."""
     wanted = {ref.place for ref in refs(result)}
     for i in range(len(operations) - 1, -1, -1):

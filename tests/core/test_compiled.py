@@ -1,7 +1,8 @@
-"""The engine "xla": the same densities as PyTorch's, compiled once for a structure."""
+"""Engines that compile: the same densities as PyTorch's, compiled once for a structure."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +20,17 @@ from pyro_lebm.program import Program
 
 jax = pytest.importorskip("jax")
 
+from pyro_lebm import inductor  # noqa: E402
 from pyro_lebm.xla import compiled  # noqa: E402
+
+NAMES = ("xla", "compile")
+each_engine = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(autouse=True)
+def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of torch.compile but the code that it writes, which takes long."""
+    monkeypatch.setattr(inductor, "BACKEND", "aot_eager")
 
 
 @pytest.fixture
@@ -34,22 +45,23 @@ def under(name: Any, target: Callable[[Tensor], Tensor], z: Tensor) -> State:
         return evaluate(target, z)
 
 
-def same(target: Callable[[Tensor], Tensor], z: Tensor, rtol: float = 1e-9) -> None:
-    found, right = under("xla", target, z), under("eager", target, z)
+def same(name: str, target: Callable[[Tensor], Tensor], z: Tensor, rtol: float = 1e-9) -> None:
+    found, right = under(name, target, z), under("eager", target, z)
     assert torch.allclose(found.log_density, right.log_density, rtol=rtol, atol=rtol)
     scale = right.gradient.abs().max()
     assert float((found.gradient - right.gradient).abs().max()) <= rtol * float(1 + scale)
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", MODELS)
-def test_values_and_gradients_are_those_of_torch(name: str) -> None:
+@each_engine
+@pytest.mark.parametrize("model", MODELS)
+def test_values_and_gradients_are_those_of_torch(model: str, name: Any) -> None:
     torch.manual_seed(0)
-    target = MODELS[name]()
+    target = MODELS[model]()
     z = 0.5 * torch.randn(3, target.dim)
-    same(target.log_density, z)
-    with engine("xla"):
-        assert target.picked == "xla"
+    same(name, target.log_density, z)
+    with engine(name):
+        assert target.picked == name
         alone = torch.stack([target.single(one) for one in z])
         mapped = torch.func.vmap(target.single)(z)
     assert torch.allclose(alone, target(z))
@@ -76,44 +88,49 @@ def seen(seed: int = 0, n: int = 5) -> tuple[Seen, Tensor, Tensor]:
     return Seen(), torch.randn(n, 2), torch.rand(n, 2) < 0.5
 
 
-def sizes() -> tuple[int, int]:
+def sizes(name: str) -> tuple[int, int]:
     """How many structures are compiled, and how many functions of them."""
+    if name == "compile":
+        return (len(inductor._KNOWN),) * 2
     known = [one for found in compiled._KNOWN.values() for one in found]
     return len(known), sum(one.slopes._cache_size() for one in known)  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("double")
-def test_other_weights_and_data_are_not_compiled_again() -> None:
+@each_engine
+def test_other_weights_and_data_are_not_compiled_again(name: str) -> None:
     model, x, mask = seen()
     program, z = Program.read(model, x, mask), torch.randn(5, 2)
-    same(program.log_density, z)
-    before = sizes()
+    same(name, program.log_density, z)
+    before = sizes(name)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3)
-    same(program.log_density, z)
+    same(name, program.log_density, z)
     x.mul_(2.0)
-    same(program.log_density, z)
+    same(name, program.log_density, z)
     model.first.weight.data = torch.randn(2, 2)
-    same(program.log_density, z)
-    same(program.rebind(torch.randn(5, 2), torch.rand(5, 2) < 0.5).log_density, z)
-    same(Program.read(model, x, mask, scale=0.7).log_density, z)
-    same(Program.read(seen(seed=1)[0], x, mask).log_density, z)
-    assert sizes() == before
-    same(Program.read(*seen(n=4)).log_density, z[:4])
-    assert sizes() == (before[0] + 1, before[1] + 1)
+    same(name, program.log_density, z)
+    same(name, program.rebind(torch.randn(5, 2), torch.rand(5, 2) < 0.5).log_density, z)
+    if name == "xla":  # numbers are arguments too
+        same(name, Program.read(model, x, mask, scale=0.7).log_density, z)
+    same(name, Program.read(seen(seed=1)[0], x, mask).log_density, z)
+    assert sizes(name) == before
+    same(name, Program.read(*seen(n=4)).log_density, z[:4])
+    assert sizes(name) == (before[0] + 1, before[1] + 1)
 
 
 @pytest.mark.usefixtures("double")
-def test_weights_that_were_equal_and_are_no_more() -> None:
+@each_engine
+def test_weights_that_were_equal_and_are_no_more(name: str) -> None:
     model, x, mask = seen()
     with torch.no_grad():
         model.second.weight.copy_(model.first.weight)
     program, z = Program.read(model, x, mask), torch.randn(5, 2)
-    same(program.log_density, z)
+    same(name, program.log_density, z)
     with torch.no_grad():
         model.second.weight.add_(1.0)
-    same(program.log_density, z)
+    same(name, program.log_density, z)
 
 
 def picking(mask: Tensor) -> None:
@@ -126,29 +143,32 @@ def test_masks_that_shapes_hang_on_are_compiled_in() -> None:
     z = torch.randn(2, 4)
     masks = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0], [1, 0, 1, 1]]).bool()
     for mask in masks:
-        same(potential(picking, mask).log_density, z)
+        same("xla", potential(picking, mask).log_density, z)
 
 
-def test_single_precision_stays_single() -> None:
+@each_engine
+def test_single_precision_stays_single(name: str) -> None:
     model, x, mask = seen()
-    state = under("xla", Program.read(model, x, mask).log_density, torch.randn(5, 2))
+    state = under(name, Program.read(model, x, mask).log_density, torch.randn(5, 2))
     assert state.gradient.dtype == torch.float32
-    same(Program.read(model, x, mask).log_density, torch.randn(5, 2), rtol=1e-5)
+    same(name, Program.read(model, x, mask).log_density, torch.randn(5, 2), rtol=1e-5)
 
 
-def test_without_gradients_and_under_inference_mode() -> None:
+@each_engine
+def test_without_gradients_and_under_inference_mode(name: Any) -> None:
     model, x, mask = seen()
     program, z = Program.read(model, x, mask), torch.randn(3, 5, 2)
     with torch.inference_mode():
         right = program.log_density(z)
-        with engine("xla"):
+        with engine(name):
             assert torch.allclose(program.log_density(z), right, atol=1e-5)
 
 
-def test_second_derivatives_are_refused() -> None:
+@each_engine
+def test_second_derivatives_are_refused(name: Any) -> None:
     model, x, mask = seen()
     program, z = Program.read(model, x, mask), torch.randn(5, 2, requires_grad=True)
-    with engine("xla"):
+    with engine(name):
         (slope,) = torch.autograd.grad(program.log_density(z).sum(), z, create_graph=True)
     with pytest.raises(RuntimeError, match="got second ones"):
         slope.sum().backward()
@@ -170,6 +190,7 @@ def looking() -> None:
     pyro.sample("x", dist.Normal(float(z.detach().numpy()), 0.1), obs=torch.tensor(1.0))
 
 
+@each_engine
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -178,11 +199,11 @@ def looking() -> None:
     ],
 )
 def test_what_cannot_be_followed_is_refused_not_wrong(
-    model: Callable[[], None], message: str
+    model: Callable[[], None], message: str, name: Any
 ) -> None:
     torch.manual_seed(0)
-    potential(honest, engine="xla")(torch.randn(2, 1))
-    target: Potential = potential(model, engine="xla")
+    potential(honest, engine=name)(torch.randn(2, 1))
+    target: Potential = potential(model, engine=name)
     with pytest.raises(ValueError, match=message):
         target(torch.randn(2, target.dim))
 
@@ -191,3 +212,10 @@ def test_without_jax_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'pyro-lebm\[numpyro\]'"), engine("xla"):
         pass
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_what_torch_compile_writes_is_right_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inductor, "BACKEND", "inductor")
+    model, x, mask = seen(n=3)
+    same("compile", Program.read(model, x, mask).log_density, torch.randn(3, 2), rtol=1e-5)
