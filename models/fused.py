@@ -1,9 +1,8 @@
-"""Which latent ODEs the native code can do, and their observations in its terms."""
+"""Which latent ODEs the fused engines can do, and their observations in their terms."""
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +11,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_lebm import engines, native
-from pyro_lebm.seen import ACTIVATIONS, Perceptron, Problem, Readout, SeenPath
+from pyro_lebm.prepared import Prepared
+from pyro_lebm.problem import ACTIVATIONS, Fused, Perceptron, Problem
+from pyro_lebm.seen import SeenPath
 from pyro_lebm.series import Series
 
 from .emissions import BernoulliEmission, Emission, GaussianEmission, PoissonEmission
@@ -44,16 +45,29 @@ def observation(
     if engines.asked() == "eager":
         return eager()
     reason = why_not(seen, z0)
-    missing = None if reason else _missing_compiler()
-    if reason or missing:
-        engines.refuse(str(reason or missing), warn=bool(missing))
+    if reason:
+        engines.refuse(reason)
         return eager()
-    engines.pick("native")
-    return _fused(seen, z0, eager)
+    name = _chosen(z0)
+    engines.pick(name)
+    return _fused(seen, z0, eager, name)
+
+
+def _chosen(z0: Tensor) -> Fused:
+    """Native code where there can be any, unless the other was asked for."""
+    if engines.asked() == "vjp":
+        return "vjp"
+    if z0.device.type != "cpu":
+        engines.refuse(f"latent states on {z0.device.type}", by=("native",), instead="vjp")
+        return "vjp"
+    missing = _missing_compiler()
+    if missing:
+        engines.refuse(missing, by=("native",), instead="vjp", warn=True)
+    return "vjp" if missing else "native"
 
 
 def why_not(seen: Seen, z0: Tensor) -> str | None:
-    """What the native code cannot do of this; None where it can."""
+    """What the fused engines cannot do of this; None where they can."""
     field, emission, series = seen.field, seen.emission, seen.series
     if type(field) is not MLPField or field.clock is not None or field.control is not None:
         return f"a field that is no plain MLPField: {type(field).__name__}"
@@ -69,22 +83,22 @@ def why_not(seen: Seen, z0: Tensor) -> str | None:
         return f"a trajectory by {seen.method}"
     if any(m._forward_hooks or m._forward_pre_hooks for m in (field, emission, emission.network)):
         return "a network with hooks"
-    if z0.device.type != "cpu" or z0.dtype not in (torch.float32, torch.float64):
-        return f"latent states of {z0.dtype} on {z0.device.type}"
+    if z0.dtype not in (torch.float32, torch.float64):
+        return f"latent states of {z0.dtype}"
     if type(z0) is not Tensor:  # of a tracing ELBO, such as TraceGraph_ELBO's
         return f"latent states that are of the type {type(z0).__name__}"
     if emission.network.layers[-1].out_features != series.observed:
         return "an emission of another shape"  # PyTorch says what is wrong with it
-    if z0.ndim < 2 or z0.shape[-2] != len(series) or not _after(series, seen.t0):
-        return f"states of shape {tuple(z0.shape)} for {len(series)} sequences after {seen.t0:g}"
     if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling():
         return "a program that is traced"
+    if z0.ndim < 2 or z0.shape[-2] != len(series) or not _after(series, seen.t0):
+        return f"states of shape {tuple(z0.shape)} for {len(series)} sequences after {seen.t0:g}"
     return None
 
 
 def _after(series: Series, t0: float) -> bool:
-    first, last = torch.aminmax(series.times)
-    return float(first) >= t0 and float(last) > t0
+    prepared = Prepared.of(series)
+    return prepared.first >= t0 and prepared.end > t0
 
 
 @functools.cache
@@ -96,19 +110,19 @@ def _missing_compiler() -> str | None:
     return None
 
 
-def _fused(seen: Seen, z0: Tensor, eager: Callable[[], TorchDistribution]) -> TorchDistribution:
-    series, field, emission = seen.series, seen.field, seen.emission
+def _fused(
+    seen: Seen, z0: Tensor, eager: Callable[[], TorchDistribution], name: Fused
+) -> TorchDistribution:
+    field, emission, prepared = seen.field, seen.emission, Prepared.of(seen.series)
     assert isinstance(field, MLPField) and isinstance(emission, Emission)
     assert isinstance(emission.network, MLP) and seen.step_size is not None
-    end = float(series.times.max())
-    steps = max(1, math.ceil((end - seen.t0) / seen.step_size - 1e-6))
     problem = Problem(
-        Readout.at(series.times, seen.t0, end, steps, z0.dtype),
-        series.filled,
-        series.mask.to(torch.uint8).contiguous(),
+        prepared.readout(seen.t0, seen.step_size, z0.dtype),
+        prepared.data,
         Perceptron.of(field.layers, field.activation),
         Perceptron.of(emission.network.layers, emission.network.activation),
         LIKELIHOODS[type(emission)],
+        name,
     )
     scale = emission.scale if isinstance(emission, GaussianEmission) else z0.new_ones(())
     return SeenPath(z0, problem, scale, eager)

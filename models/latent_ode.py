@@ -22,6 +22,7 @@ from pyro_lebm.checkpoint import (
     write_state,
 )
 from pyro_lebm.ode import choose_step, interpolate, trajectory
+from pyro_lebm.seen import SeenPath
 from pyro_lebm.series import Series
 from pyro_lebm.solvers import ADAPTIVE, FIXED
 
@@ -130,7 +131,9 @@ class LatentODE(PyroModule):
             z0: Tensor = pyro.sample("z0", self.prior())
             if series is not None:
                 self._check_series(series)
-                pyro.sample("x", self._seen(z0, series), obs=series.filled)
+                seen = self._seen(z0, series)
+                values = seen.values if isinstance(seen, SeenPath) else series.filled
+                pyro.sample("x", seen, obs=values)
             if times is not None:
                 path = self.path(z0, times, covariates)
                 pyro.sample("x_new", self._emit(self.emission, path).to_event(2))

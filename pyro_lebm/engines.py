@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
-Engine = Literal["auto", "eager", "native", "xla", "compile"]
+Engine = Literal["auto", "eager", "native", "vjp", "xla", "compile"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
 _picked: ContextVar[list[str] | None] = ContextVar("picked", default=None)
@@ -25,12 +25,13 @@ def engine(name: Engine) -> Iterator[None]:
     """Within the block, densities are computed by this engine.
 
     ``eager`` runs the program as it is written, whatever it does. ``native`` is fused code for
-    latent ODEs whose field and emission are plain perceptrons, on a CPU, and refuses what it
-    cannot do. ``xla`` compiles whatever program it is, some seconds for each shape of the data:
-    worth it for long chains and trainings of networks of one's own; it needs jax. ``compile`` does
-    the same by torch.compile: meant for GPUs, where a gradient is one CUDA graph; on a CPU it takes
-    longer to compile, and runs slower. ``auto``, the default, is native where that is possible, and
-    otherwise eager.
+    latent ODEs whose field and emission are plain perceptrons, on a CPU, compiled at its first
+    use; ``vjp`` does the same by vector-Jacobian products written out in PyTorch, on any device
+    and without a compiler. Both refuse what they cannot do. ``xla`` compiles whatever program it
+    is, some seconds for each shape of the data: worth it for long chains and trainings of networks
+    of one's own; it needs jax. ``compile`` does the same by torch.compile: meant for GPUs, where a
+    gradient is one CUDA graph; on a CPU it takes longer to compile, and runs slower. ``auto``, the
+    default, is native where that is possible, otherwise vjp where that is, and otherwise eager.
 
     Raises:
         ValueError: for another name.
@@ -84,17 +85,23 @@ def compiler(name: str) -> Callable[..., Any]:
     return found
 
 
-def refuse(reason: str, *, warn: bool = False) -> None:
-    """Tell that native code cannot do something: by an error where it was asked for by name.
+def refuse(
+    reason: str,
+    *,
+    by: tuple[str, ...] = ("native", "vjp"),
+    instead: str = "eager",
+    warn: bool = False,
+) -> None:
+    """Tell that engines cannot do something: by an error where one was asked for by name.
 
     Raises:
-        ValueError: with the reason, where the engine is ``native``.
+        ValueError: with the reason, where the engine is one of these.
     """
-    if asked() == "native":
-        raise ValueError(f"engine: expected what 'native' can do, got {reason}; use 'auto'")
+    if asked() in by:
+        raise ValueError(f"engine: expected what {asked()!r} can do, got {reason}; use 'auto'")
     if reason in _warned:
         return
     _warned.add(reason)
     if warn:
-        warnings.warn(f"engine: 'eager', which is slower: {reason}", stacklevel=3)
-    log.info("engine: 'eager', as there is %s", reason)
+        warnings.warn(f"engine: {instead!r}, slower than {by[0]!r}: {reason}", stacklevel=3)
+    log.info("engine: %r, as there is %s", instead, reason)

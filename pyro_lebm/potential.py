@@ -86,7 +86,7 @@ class Potential:
 
     @property
     def picked(self) -> str:
-        """The engine that computes it, ``"native"`` in any part or ``"eager"``."""
+        """The engine that computes it: ``"native"`` or ``"vjp"`` in any part, or ``"eager"``."""
         with watching() as seen:
             self.single(self.program.draw.reshape(-1))
         return seen[-1] if seen else "eager"

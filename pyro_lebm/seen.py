@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
@@ -11,119 +11,28 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from . import native
+from . import handwritten, native
 from .once import Once
-
-ACTIVATIONS = ("tanh", "softplus", "elu", "silu", "relu")  # in the native code's order
-LIKELIHOODS = ("gaussian", "bernoulli", "poisson")
+from .problem import Observed, Problem
 
 
-@dataclass(frozen=True)
-class Perceptron:
-    """Linear layers with an activation between them: weights ``(out, in)``, biases ``(out)``."""
+def solve(
+    problem: Problem, z0: Tensor, scale: Tensor, *, grad: bool = False, seed: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log likelihoods ``(n)`` of states ``(n, L)``, gradients there, and those of parameters.
 
-    weights: tuple[Tensor, ...]
-    biases: tuple[Tensor, ...]
-    activation: str
+    By the problem's engine, outside of PyTorch's graph.
 
-    @classmethod
-    def of(cls, layers: Sequence[Any], activation: str) -> Perceptron:
-        """Of `torch.nn.Linear` layers as they are now."""
-        return cls(tuple(x.weight for x in layers), tuple(x.bias for x in layers), activation)
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        """Layer by layer, weight and bias."""
-        return tuple(x for pair in zip(self.weights, self.biases, strict=True) for x in pair)
-
-    def holding(self, parameters: Sequence[Tensor]) -> Perceptron:
-        """With these in their places, contiguous."""
-        kept = [p.detach().contiguous() for p in parameters]
-        return replace(self, weights=tuple(kept[::2]), biases=tuple(kept[1::2]))
-
-    def native(self) -> Any:
-        """For the native code."""
-        kind = ACTIVATIONS.index(self.activation)
-        return native.Network.of(self.weights, self.biases, kind)
-
-
-@dataclass(frozen=True)
-class Readout:
-    """Where times lie on a uniform grid of ``steps`` steps of ``h``, and the cubic's weights there.
-
-    Attributes:
-        node: int32 ``(T)``, or ``(N, T)``.
-        weights: of z_k, z_k+1 and the slopes there, ``(4, T)`` or ``(N, 4, T)``.
+    Args:
+        problem: with parameters that are contiguous and need no gradient, see `Problem.holding`.
+        z0: contiguous; n is a multiple of the sequences in the data.
+        scale: of a Gaussian, ``(D)``.
+        grad: whether the gradient in the states is wanted; it is not set otherwise.
+        seed: what each sequence counts in the parameters' gradients, ``(n)``; None: none are
+            wanted. They come flat: the field's, the emission's, the scale's.
     """
-
-    node: Tensor
-    weights: Tensor
-    steps: int
-    h: float
-
-    @classmethod
-    def at(cls, times: Tensor, t0: float, end: float, steps: int, dtype: torch.dtype) -> Readout:
-        """Of these times, ``(T)`` or ``(N, T)``, between t0 and end."""
-        h = (end - t0) / steps
-        s = (times.detach() - t0) / h
-        k = s.floor().clamp(0, steps - 1)
-        s = s - k
-        r = 1 - s
-        parts = (r * r * (1 + 2 * s), s * s * (3 - 2 * s), h * s * r * r, -h * s * s * r)
-        return cls(k.int().contiguous(), torch.stack(parts, -2).to(dtype).contiguous(), steps, h)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What the native code computes, but for the latent states."""
-
-    readout: Readout
-    values: Tensor  # (N, T, D)
-    mask: Tensor  # (N, T, D), uint8
-    field: Perceptron
-    emission: Perceptron
-    likelihood: str
-
-    def solve(
-        self,
-        z0: Tensor,
-        scale: Tensor,
-        *,
-        grad: bool = False,
-        seed: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log likelihoods ``(n)`` of states ``(n, L)``, gradients there, and those of parameters.
-
-        Args:
-            seed: what each sequence counts in the parameters' gradients; None: none are wanted.
-        """
-        n, observed = len(z0), self.values.shape[2]
-        value, grad_z0 = z0.new_empty(n), torch.empty_like(z0)
-        count = sum(p.numel() for p in (*self.field.parameters, *self.emission.parameters))
-        sums = None if seed is None else z0.new_zeros(count + observed)
-        field, emission = self.field.native(), self.emission.native()  # alive until it has run
-        task = native.Task(
-            field=field,
-            emission=emission,
-            sequences=n,
-            data=len(self.values),
-            times=self.values.shape[1],
-            observed=observed,
-            steps=self.readout.steps,
-            h=self.readout.h,
-            own_times=int(self.readout.node.ndim == 2),
-            likelihood=LIKELIHOODS.index(self.likelihood),
-            parameters=count + observed,
-        )
-        arrays = {"node": self.readout.node, "weights": self.readout.weights}
-        arrays |= {"values": self.values, "mask": self.mask, "scale": scale, "z0": z0}
-        arrays |= {"value": value} | ({"grad_z0": grad_z0} if grad else {})
-        if seed is not None and sums is not None:
-            arrays |= {"seed": seed, "grad_weights": sums}
-        for name, array in arrays.items():
-            setattr(task, name, array.data_ptr())
-        native.run(task, z0.dtype)
-        return value, grad_z0, sums
+    run = native.solve if problem.engine == "native" else handwritten.solve
+    return run(problem, z0, scale, grad=grad, seed=seed)
 
 
 class _LogLikelihood(torch.autograd.Function):
@@ -133,9 +42,8 @@ class _LogLikelihood(torch.autograd.Function):
     def forward(
         problem: Problem, grad: bool, z0: Tensor, scale: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        flat = z0.detach().reshape(-1, z0.shape[-1]).contiguous()
-        value, grad_z0, _ = _holding(problem, parameters).solve(
-            flat, _wide(problem, scale), grad=grad
+        value, grad_z0, _ = solve(
+            problem.holding(parameters), _flat(z0), _wide(problem, scale), grad=grad
         )
         return value.reshape(z0.shape[:-1]), grad_z0.reshape(z0.shape)
 
@@ -154,13 +62,12 @@ class _LogLikelihood(torch.autograd.Function):
         if wanted[0]:
             found[0] = seed.unsqueeze(-1) * once(grad_z0, *inputs)
         if any(wanted[1:]):
-            flat = z0.detach().reshape(-1, z0.shape[-1]).contiguous()
-            problem = _holding(ctx.problem, parameters)
+            problem = ctx.problem.holding(parameters)
             each = seed.reshape(-1).contiguous()
-            _, _, sums = problem.solve(flat, _wide(problem, scale), seed=each)
+            _, _, sums = solve(problem, _flat(z0), _wide(problem, scale), seed=each)
             assert sums is not None
             *parts, of_scale = once(sums, seed, *inputs).split(
-                [*(p.numel() for p in parameters), problem.values.shape[2]]
+                [*(p.numel() for p in parameters), problem.data.values.shape[2]]
             )
             found[1] = of_scale.sum_to_size(scale.shape)
             found[2:] = [g.reshape(p.shape) for g, p in zip(parts, parameters, strict=True)]
@@ -184,21 +91,12 @@ class _LogLikelihood(torch.autograd.Function):
         return (torch.stack(values), torch.stack(gradients)), (0, 0)
 
 
-def _holding(problem: Problem, parameters: Sequence[Tensor]) -> Problem:
-    split = 2 * len(problem.field.weights)
-    return replace(
-        problem,
-        field=problem.field.holding(parameters[:split]),
-        emission=problem.emission.holding(parameters[split:]),
-    )
-
-
 def _flat(z0: Tensor) -> Tensor:
     return z0.detach().reshape(-1, z0.shape[-1]).contiguous()
 
 
 def _wide(problem: Problem, scale: Tensor) -> Tensor:
-    return scale.detach().expand(problem.values.shape[2]).contiguous()
+    return scale.detach().expand(problem.data.values.shape[2]).contiguous()
 
 
 class SeenPath(TorchDistribution):
@@ -206,13 +104,14 @@ class SeenPath(TorchDistribution):
 
     .. math:: \log p(x \mid z_0) = \sum_t m_t \log p(x_t \mid G(z(t))), \quad \dot z = F(z)
 
-    with perceptrons F and G: what a path, an emission and a mask make of it, in one pass of native
-    code over blocks of sequences, in memory that does not grow with the times. Anything but the
-    density is left to the distribution that ``eager`` makes.
+    with perceptrons F and G: what a path, an emission and a mask make of it, in one pass over
+    blocks of sequences, in memory that does not grow with the times. Anything but the density is
+    left to the distribution that ``eager`` makes.
 
     Args:
         z0: ``(*batch, N, L)``.
-        problem: the data's mask, the networks and where the times lie; its values are not used.
+        problem: the data, the networks and where the times lie. Of other values than the data's,
+            those that the mask shows are scored.
         scale: of a Gaussian, ``()`` or ``(D)``.
         eager: makes the same distribution by PyTorch's own operations.
     """
@@ -226,8 +125,13 @@ class SeenPath(TorchDistribution):
         scale: Tensor,
         eager: Callable[[], TorchDistribution],
     ) -> None:
-        super().__init__(z0.shape[:-1], problem.mask.shape[1:], validate_args=False)
+        super().__init__(z0.shape[:-1], problem.data.mask.shape[1:], validate_args=False)
         self._z0, self._problem, self._scale, self._make = z0, problem, scale, eager
+
+    @property
+    def values(self) -> Tensor:
+        """The data's own, 0 where hidden, ``(N, T, D)``: scored faster than a copy of them."""
+        return self._problem.data.values
 
     @cached_property
     def eager(self) -> TorchDistribution:
@@ -236,18 +140,19 @@ class SeenPath(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log likelihood of each sequence, ``(*batch, N)``."""
-        mask = self._problem.mask
-        if value.shape != mask.shape or value.requires_grad or value.dtype != self._z0.dtype:
+        problem, data = self._problem, self._problem.data
+        if value.shape != data.mask.shape or value.requires_grad or value.dtype != self._z0.dtype:
             other: Tensor = self.eager.log_prob(value)
             return other
-        values = value.detach().contiguous()
-        problem = replace(self._problem, values=values)
+        if value is not data.values:
+            data = Observed(value.detach().contiguous(), data.mask)
+            problem = replace(problem, data=data)
         parameters = (*problem.field.parameters, *problem.emission.parameters)
         apply: Any = _LogLikelihood.apply
         grad = torch.is_grad_enabled()
         found: Tensor = apply(problem, grad, self._z0, self._scale, *parameters)[0]
         if problem.likelihood == "poisson":
-            found = found - (torch.lgamma(values + 1) * mask).sum((-1, -2))
+            found = found - data.log_factorials
         return found
 
     def sample(self, sample_shape: Any = ()) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fused native code computes what the program says, or leaves it to PyTorch and says why."""
+"""Fused engines compute what the program says, or leave it to PyTorch and say why."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_lebm import Series, engine, potential
+from pyro_lebm.engines import Engine
 from pyro_lebm.langevin import evaluate
 from pyro_lebm.models import (
     BernoulliEmission,
@@ -25,11 +26,18 @@ from pyro_lebm.native import NativeError, library
 from pyro_lebm.program import Program
 from pyro_lebm.seen import SeenPath
 
-try:
-    library()
-except NativeError as reason:
-    pytest.skip(f"no native code here: {reason}", allow_module_level=True)
 
+def compiled() -> bool:
+    try:
+        library()
+    except NativeError:
+        return False
+    return True
+
+
+HERE = compiled()
+needs_native = pytest.mark.skipif(not HERE, reason="no native code here")
+ENGINES = [pytest.param("native", marks=needs_native), "vjp"]
 N, D = 37, 3  # more than two blocks of lanes, the last not full
 DEEP = {"hidden": (9, 5)}
 CASES: dict[str, dict[str, Any]] = {
@@ -90,43 +98,54 @@ def close(a: Tensor, b: Tensor) -> bool:
     return float((a - b).abs().max()) <= TOLERANCE[a.dtype] * max(float(b.abs().max()), 1.0)
 
 
+def gradients(
+    model: LatentODE, series: Series, z0: Tensor, weight: Tensor, way: Engine
+) -> list[Tensor]:
+    """In all parameters, where each sequence counts differently."""
+    with engine(way):
+        fixed = pyro.poutine.condition(model, data={"z0": z0})
+        trace = pyro.poutine.trace(fixed).get_trace(series)
+        node: Any = trace.nodes["x"]
+        log_prob = node["fn"].log_prob(node["value"])
+    assert isinstance(node["fn"], SeenPath) == (way != "eager")
+    parameters = [*model.field.parameters(), *model.emission.parameters()]
+    return list(torch.autograd.grad((weight * log_prob).sum(), parameters))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lead", [(), (3,)], ids=["once", "chains"])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("way", ENGINES)
 def test_densities_and_gradients_in_the_states(
-    name: str, lead: tuple[int, ...], dtype: torch.dtype
+    way: Engine, name: str, lead: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     model, series = built(name, dtype)
     program = Program.read(model, series)
     z = torch.randn(*lead, N, 4, dtype=series.values.dtype)
-    found = {}
-    for way in ("eager", "native"):
-        with engine(way):
-            found[way] = evaluate(program.log_density, z)
-    assert close(found["native"].log_density, found["eager"].log_density)
-    assert close(found["native"].gradient, found["eager"].gradient)
+    with engine("eager"):
+        expected = evaluate(program.log_density, z)
+    with engine(way):
+        found = evaluate(program.log_density, z)
+        with torch.no_grad():
+            value = program.log_density(z)
+    assert close(found.log_density, expected.log_density)
+    assert close(found.gradient, expected.gradient)
+    assert close(value, expected.log_density)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_in_the_parameters(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("way", ENGINES)
+def test_gradients_in_the_parameters(way: Engine, name: str, dtype: torch.dtype) -> None:
     model, series = built(name, dtype)
     z0 = torch.randn(N, 4, dtype=series.values.dtype)
-    weight = torch.rand(N, dtype=series.values.dtype)  # each sequence counts differently
-    found: dict[str, list[Tensor]] = {}
-    for way in ("eager", "native"):
-        with engine(way):
-            fixed = pyro.poutine.condition(model, data={"z0": z0})
-            trace = pyro.poutine.trace(fixed).get_trace(series)
-            node: Any = trace.nodes["x"]
-            log_prob = node["fn"].log_prob(node["value"])
-            parameters = [*model.field.parameters(), *model.emission.parameters()]
-            found[way] = list(torch.autograd.grad((weight * log_prob).sum(), parameters))
-        assert isinstance(node["fn"], SeenPath) == (way == "native")
-    for ours, theirs in zip(found["native"], found["eager"], strict=True):
+    weight = torch.rand(N, dtype=series.values.dtype)
+    found, expected = (gradients(model, series, z0, weight, w) for w in (way, "eager"))
+    for ours, theirs in zip(found, expected, strict=True):
         assert close(ours, theirs)
 
 
+@needs_native
 def test_threads_do_not_change_it() -> None:
     model, series = built("gaussian")
     program, z, found = Program.read(model, series), torch.randn(5, N, 4), []
@@ -134,58 +153,68 @@ def test_threads_do_not_change_it() -> None:
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(evaluate(program.log_density, z))
+            with engine("native"):
+                found.append(evaluate(program.log_density, z))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0].log_density, found[1].log_density)
     assert torch.equal(found[0].gradient, found[1].gradient)
 
 
-def test_what_overflows_has_no_density() -> None:
+@pytest.mark.parametrize("way", ENGINES)
+def test_what_overflows_has_no_density(way: Engine) -> None:
     model, series = built("gaussian")
     program, z = Program.read(model, series), torch.randn(N, 4)
     z[3] = torch.nan
     z[5] = 1e38
-    with engine("native"):
+    with engine(way):
         state = evaluate(program.log_density, z)
     assert bool(torch.isinf(state.log_density[[3]]).all())
     assert int(torch.isinf(state.log_density).sum()) <= 2  # and nobody else's
     assert bool(torch.isfinite(state.gradient).all())
 
 
-def test_other_values_and_draws_are_left_to_pytorch() -> None:
+@pytest.mark.parametrize("way", ENGINES)
+def test_other_values_and_draws_are_left_to_pytorch(way: Engine) -> None:
     model, series = built("gaussian")
-    with engine("native"):
+    with engine(way):
         trace = pyro.poutine.trace(model).get_trace(series)
     fn: Any = trace.nodes["x"]["fn"]
     draws = torch.randn(2, *series.values.shape)
     assert torch.equal(fn.log_prob(draws), fn.eager.log_prob(draws))
+    ours, theirs = (x.log_prob(draws[0]).detach() for x in (fn, fn.eager))  # fused for one set
+    assert close(ours, theirs)
     assert fn.sample().shape == series.values.shape
     assert fn.mean.shape == series.values.shape
     assert fn.expand((N,)) is fn and fn.expand((2, N)).batch_shape == (2, N)
 
 
-def test_second_derivatives_are_refused_not_wrong() -> None:
+@pytest.mark.parametrize("way", ENGINES)
+def test_second_derivatives_are_refused_not_wrong(way: Engine) -> None:
     model, series = built("gaussian")
     program = Program.read(model, series)
     z = torch.randn(N, 4, requires_grad=True)
-    with engine("native"):
+    with engine(way):
         (first,) = torch.autograd.grad(program.log_density(z).sum(), z, create_graph=True)
         with pytest.raises(RuntimeError, match=r"got second ones; .*engine\('eager'\)"):
             torch.autograd.grad(first.sum(), z)
 
 
-def test_a_potential_tells_its_engine() -> None:
+@pytest.mark.parametrize("way", ENGINES)
+def test_a_potential_tells_its_engine(way: Engine) -> None:
     model, series = built("gaussian")
     z = torch.randn(2, N * 4)
-    native, eager = (potential(model, series, engine=way) for way in ("native", "eager"))
-    assert (native.picked, eager.picked) == ("native", "eager")
-    assert close(native(z), eager(z))
-    either = potential(model, series)
-    assert either.picked == "native"
+    fused, eager = (potential(model, series, engine=w) for w in (way, "eager"))
+    assert (fused.picked, eager.picked) == (way, "eager")
+    assert close(fused(z), eager(z))
     with engine("eager"):
-        assert either.picked == "eager"
-        assert native.picked == "native"
+        assert potential(model, series).picked == "eager"
+        assert fused.picked == way
+
+
+@needs_native
+def test_native_code_is_taken_first() -> None:
+    assert potential(*built("gaussian")).picked == "native"
 
 
 class Hidden(nn.Module):
@@ -205,12 +234,14 @@ class Hidden(nn.Module):
         ({"method": "heun"}, "a trajectory by heun"),
     ],
 )
-def test_what_it_cannot_do_is_told(options: dict[str, Any], reason: str) -> None:
+@pytest.mark.parametrize("way", ["native", "vjp"])
+def test_what_it_cannot_do_is_told(way: Engine, options: dict[str, Any], reason: str) -> None:
     torch.manual_seed(0)
     model = LatentODE(2, 1, **options)
     series = Series(torch.linspace(0.1, 1, 5), torch.zeros(3, 5, 1))
     z = torch.zeros(3, 2)
-    with engine("native"), pytest.raises(ValueError, match=f"engine: expected .*{reason}"):
+    told = f"engine: expected what '{way}' can do, got .*{reason}"
+    with engine(way), pytest.raises(ValueError, match=told):
         Program.read(model, series).log_density(z)
     assert Program.read(model, series).log_density(z).shape == (3,)  # "auto" does it otherwise
 
@@ -225,6 +256,7 @@ WITHOUT = """
 import warnings
 import torch
 from pyro_lebm import Series, engine, potential
+from pyro_lebm.engines import Engine
 from pyro_lebm.models import LatentODE
 from pyro_lebm.program import Program
 
@@ -236,7 +268,8 @@ with warnings.catch_warnings(record=True) as told:
     for _ in range(3):
         program.log_density(torch.zeros(3, 2))
 told = [str(w.message) for w in told if "engine" in str(w.message)]
-assert len(told) == 1 and "eager" in told[0] and REASON in told[0], told
+assert len(told) == 1 and "'vjp', slower than 'native'" in told[0] and REASON in told[0], told
+assert potential(model, series).picked == potential(model, series, engine="vjp").picked == "vjp"
 with engine("native"):
     try:
         program.log_density(torch.zeros(3, 2))
