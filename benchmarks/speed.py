@@ -13,6 +13,8 @@ are of medians, with the quartiles of the paired ratios. Two parts:
   precision) than dopri5's, on a field that has learned limit cycles of 0.5 to 1 Hz. Beside the
   times: both errors, how far apart the engines' gradients are, and the share of this core's
   measured sgemm peak that each reaches, counting the multiplications of the networks only.
+  Where diffrax can be imported, its adaptive Dopri5 at the same tolerances runs beside them, the
+  whole chain compiled by JAX.
 - ``step``: a whole training step (10 Langevin steps of 128 posterior chains, 5 of 512 prior chains,
   the parameters' gradient, Adam) under Pyro's SVI, against the same in plain torch; small, T = 100.
 """
@@ -31,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax_peer
 import pyro
 import torch
 import torchdiffeq
@@ -67,6 +70,7 @@ WANTED = {
     ("native", "big", 1000): 3.0,
 }
 WANTED_STEP = {"native": 6.0}
+WANTED_DIFFRAX = {"native": 2.0}  # how many times faster than diffrax
 
 
 @functools.cache
@@ -76,8 +80,17 @@ def engines() -> tuple[Engine, ...]:
         native.library()
     except native.NativeError as reason:
         print(f"no native engine: {reason}")
-        return ("eager",)
-    return ("native", "eager")
+        return ("vjp", "eager")
+    return ("native", "vjp", "eager")
+
+
+@functools.cache
+def with_diffrax() -> bool:
+    """Whether this machine has it."""
+    found = jax_peer.available()
+    if not found:
+        print("diffrax: skipped, it is not installed")
+    return found
 
 
 def chain(log_density: LogDensity, z: Tensor) -> Tensor:
@@ -126,6 +139,7 @@ def measure_chain(size: Size, field: MLPField, points: int, repeats: int) -> dic
     model.load_state_dict({**model.state_dict(), "step_size": torch.tensor(step)})
     ours = Program.read(model, series)
     peer = obvious(sequential(field), sequential(emission.network), series)
+    in_jax = jax_peer.Peer(field, emission.network, SCALE, series) if with_diffrax() else None
 
     def under(name: Engine) -> Callable[[], Tensor]:
         def run() -> Tensor:
@@ -135,7 +149,10 @@ def measure_chain(size: Size, field: MLPField, points: int, repeats: int) -> dic
         return run
 
     ways: dict[str, Callable[[], object]] = {name: under(name) for name in engines()}
-    seconds = interleaved({**ways, "dopri5": lambda: chain(peer, z0)}, repeats)
+    peers: dict[str, Callable[[], object]] = {"dopri5": lambda: chain(peer, z0)}
+    if in_jax is not None:
+        peers["diffrax"] = in_jax.chain(z0, STEPS, SIZE)
+    seconds = interleaved({**ways, **peers}, repeats)
     steps = math.ceil(float(times.max()) / float(model.step_size) - 1e-6)
     work = STEPS * multiplications(size, points, steps)
     return {
@@ -145,8 +162,12 @@ def measure_chain(size: Size, field: MLPField, points: int, repeats: int) -> dic
         "error_ours": errors(solved(field, z0, times, step), truth)[0],
         "error_dopri5": theirs[0],
         "gradient_gap": gradient_gap(ours, z0),
+        "diffrax_gap": None if in_jax is None else relative(in_jax.gradient(z0), peer, z0),
         "milliseconds": {k: 1e3 * statistics.median(v) for k, v in seconds.items()},
         "speedup": {k: paired(seconds["dopri5"], seconds[k]) for k in ways},
+        "against_diffrax": {
+            k: paired(seconds["diffrax"], seconds[k]) for k in ways if "diffrax" in seconds
+        },
         "operations_a_second": {k: work / statistics.median(seconds[k]) for k in ways},
     }
 
@@ -168,12 +189,20 @@ def solved(field: MLPField, z0: Tensor, times: Tensor, step: float) -> Tensor:
 
 
 def gradient_gap(program: Program, z0: Tensor) -> float:
-    """Largest difference between the engines' gradients, relative to the largest of them."""
-    found = []
-    for name in engines():
+    """Largest difference of an engine's gradient from eager's, relative to the largest of that."""
+    gaps = []
+    for name in engines()[:-1]:
         with engine(name):
-            found.append(evaluate(program.log_density, z0).gradient)
-    return float((found[0] - found[-1]).abs().max() / found[-1].abs().max())
+            found = evaluate(program.log_density, z0).gradient
+        with engine("eager"):
+            gaps.append(relative(found, program.log_density, z0))
+    return max(gaps)
+
+
+def relative(gradient: Tensor, log_density: LogDensity, z0: Tensor) -> float:
+    """Its largest difference from a log density's, relative to the largest of that."""
+    expected = evaluate(log_density, z0).gradient
+    return float((gradient - expected).abs().max() / expected.abs().max())
 
 
 def measure_step(field: MLPField, step_size: float, repeats: int) -> dict[str, Any]:
@@ -231,6 +260,13 @@ def show_chain(found: dict[str, Any], best: float) -> None:
             f"{told(found['speedup'][name], wanted)}; {share:.0%} of sgemm's peak",
             flush=True,
         )
+    if with_diffrax():
+        print(
+            f"  diffrax  {found['milliseconds']['diffrax']:8.1f} ms, its gradients "
+            f"{found['diffrax_gap']:.1g} from dopri5's; faster than it:"
+        )
+    for name, ratio in found["against_diffrax"].items():
+        print(f"    {name:8} {told(ratio, WANTED_DIFFRAX.get(name))} times", flush=True)
 
 
 def main() -> None:
@@ -243,6 +279,7 @@ def main() -> None:
     repeats = 2 if args.quick else args.repeats
 
     torch.set_num_threads(1)
+    jax_peer.one_thread()
     torch.manual_seed(0)
     begin = time.time()
     best = peak(5 * repeats)
