@@ -48,13 +48,17 @@ def observation(
     if reason:
         engines.refuse(reason)
         return eager()
-    name = _chosen(z0)
+    name = chosen(z0)
     engines.pick(name)
     return _fused(seen, z0, eager, name)
 
 
-def _chosen(z0: Tensor) -> Fused:
-    """Native code where there can be any, unless the other was asked for."""
+def chosen(z0: Tensor) -> Fused:
+    """The engine for these states: native where there can be any, unless vjp was asked for.
+
+    Raises:
+        ValueError: native code was asked for by name, and there is none.
+    """
     if engines.asked() == "vjp":
         return "vjp"
     if z0.device.type != "cpu":

@@ -22,6 +22,7 @@ from pyro_lebm.models import (
     MLPField,
     PoissonEmission,
 )
+from pyro_lebm.models.fused import chosen
 from pyro_lebm.native import NativeError, library
 from pyro_lebm.program import Program
 from pyro_lebm.seen import SeenPath
@@ -40,11 +41,22 @@ needs_native = pytest.mark.skipif(not HERE, reason="no native code here")
 ENGINES = [pytest.param("native", marks=needs_native), "vjp"]
 N, D = 37, 3  # more than two blocks of lanes, the last not full
 DEEP = {"hidden": (9, 5)}
+
+
+def extreme() -> PoissonEmission:
+    """Log rates above, below and within the limits."""
+    emission = PoissonEmission(4, D, (20,))
+    with torch.no_grad():
+        emission.network.layers[-1].bias.copy_(torch.tensor([25.0, -25.0, 0.0]))
+    return emission
+
+
 CASES: dict[str, dict[str, Any]] = {
     "gaussian": {"emission": lambda: GaussianEmission(4, D, (20,))},
     "a scale each": {"emission": lambda: GaussianEmission(4, D, per_feature=True)},
     "bernoulli": {"emission": lambda: BernoulliEmission(4, D, (20,)), "binary": True},
     "poisson": {"emission": lambda: PoissonEmission(4, D, (20,)), "counts": True},
+    "extreme rates": {"emission": extreme, "counts": True},
     "own times": {"own": True},
     "deep": {
         "field": lambda: MLPField(4, **DEEP),
@@ -215,6 +227,13 @@ def test_a_potential_tells_its_engine(way: Engine) -> None:
 @needs_native
 def test_native_code_is_taken_first() -> None:
     assert potential(*built("gaussian")).picked == "native"
+
+
+def test_native_code_is_for_a_cpu() -> None:
+    elsewhere = torch.empty(N, 4, device="meta")
+    assert chosen(elsewhere) == "vjp"
+    with engine("native"), pytest.raises(ValueError, match=r"'native' can do, got .* on meta"):
+        chosen(elsewhere)
 
 
 class Hidden(nn.Module):
