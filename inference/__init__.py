@@ -18,6 +18,7 @@ from .numpyro_mcmc import NumPyroMCMC
 from .overdamped import MALA, ULA, Barker
 from .posterior import anneal, anneal_twice, best_draw, chains
 from .predict import log_likelihood, log_score, posterior_predict, prior_draws
+from .ranks import LostRank, distributed
 from .refined_guide import RefinedGuide
 from .sgld import SGLD
 from .tempered import Tempered
@@ -38,6 +39,7 @@ __all__ = [
     "Guide",
     "History",
     "LangevinGuide",
+    "LostRank",
     "NumPyroMCMC",
     "ODERNNEncoder",
     "PointEstimate",
@@ -51,6 +53,7 @@ __all__ = [
     "calibrate",
     "chains",
     "diagnose",
+    "distributed",
     "fit",
     "fit_prior",
     "log_likelihood",

@@ -16,11 +16,13 @@ from pyro_lebm.program import Program
 from pyro_lebm.series import Series
 
 from .history import History
+from .ranks import LostRank, Ranks
 from .registration import check_names
 from .settings import Settings
+from .shards import begin_alike, end_alike
 from .snapshot import restore
 from .training import Training
-from .training_file import TrainingFile, resume_from
+from .training_file import TrainingFile, check_alike, resume_from
 from .validation import EarlyStop, check_validation
 
 
@@ -66,6 +68,13 @@ def fit(
     Both modules are trained in place and left in evaluation mode. Pyro's global parameter store is
     neither read nor written, so that two fits never meet there.
 
+    Under ``torchrun`` (see :func:`~pyro_lebm.inference.distributed`) the processes train together:
+    each minibatch of `batch_size` is split, sequence `i` on rank ``i mod size``, and gradients are
+    averaged. Parameters are the same on all ranks; each keeps its own sequences' chains, negatives
+    of energy priors and random numbers. Rank 0 says what the parameters are at the start, calls
+    `refresh`, scores `validation` and writes the checkpoint. In the end all have all sequences'
+    chains.
+
     Args:
         model: a Pyro program, called with a minibatch; its parameters are its own attributes.
             Optional: `refresh(series)`, called at the start of each epoch; submodules with
@@ -75,7 +84,8 @@ def fit(
         series: the data.
         max_steps: stop after so many steps. At least one of this and `max_seconds` is needed.
         max_seconds: stop after so many seconds. The numbers then depend on the machine's speed.
-        batch_size: sequences a step; each epoch visits every sequence once, in random order.
+        batch_size: sequences a step, over all ranks; each epoch visits every sequence once, in
+            random order.
         learning_rate: Adam's, for parameters that no prefix below matches.
         learning_rates: rates by prefix of the parameter's name, such as `{"prior.": 5e-5}`; the
             longest prefix wins. An energy prior that none matches has a tenth of `learning_rate`.
@@ -103,14 +113,15 @@ def fit(
         resume: go on from `checkpoint` if that file exists; start anew if it does not. With one
             number of threads a run bounded by `max_steps` then gives the very numbers of a run that
             was never interrupted. A larger `max_steps` is allowed; the schedules then follow the
-            new total from there on.
+            new total from there on. So is another number of ranks, with other random numbers.
         snapshot_every: steps between the states in memory that a rollback returns to.
         energy_limit: largest difference between the mean energies of posterior and prior draws.
         max_rollbacks: how often a non-finite loss, gradient or parameter, or a runaway energy may
             send the run back to its last good state, at half the learning rate (the energy's alone
             if the energy ran away), before it fails.
         progress: whether to show a progress bar.
-        seed: seeds torch, numpy and random; None: go on with their present states.
+        seed: seeds torch, numpy and random, with numbers derived from it on ranks other than 0;
+            None: go on with their present states, those of rank 0 if there are several.
 
     Returns:
         The history, one row a step.
@@ -124,7 +135,8 @@ def fit(
             module, or shares its name with another.
         CheckpointError: `resume` with a file that is damaged or of another model, guide, data set
             or other settings.
-        RuntimeError: training failed more than `max_rollbacks` times.
+        RuntimeError: training failed more than `max_rollbacks` times, or (`LostRank`) another rank
+            ended or failed.
         KeyboardInterrupt: passed on, after model, guide and checkpoint were put to the last good
             state in memory.
 
@@ -170,26 +182,36 @@ def fit(
     _check(model, guide, series, settings)
     if validation is not None:
         check_validation(series, validation)
+    ranks = Ranks()
     file = TrainingFile(
-        checkpoint, steps=checkpoint_every, seconds=checkpoint_seconds, resume=resume
+        checkpoint,
+        steps=checkpoint_every,
+        seconds=checkpoint_seconds,
+        resume=resume,
+        ranks=ranks,
     )
     saved = file.read()
     if seed is not None:
         pyro.set_rng_seed(seed)
+    ranks.part_ways()
     if elbo is None:
         elbo = Trace_ELBO()
     early_stop = None
     if validation is not None:
         early_stop = EarlyStop(model, guide, *validation, draws=validation_draws, patience=patience)
     with pyro.get_param_store().scope():
-        run = Training(model, guide, series, settings, elbo, early_stop)
+        run = Training(model, guide, series, settings, elbo, early_stop, ranks)
         with run.modes():
+            check_alike(run)
+            begin_alike(run.both, ranks)
             run.prepare()
             if saved is not None:
                 resume_from(saved, run)
-            _loop(run, file, progress)
+            with run.averaged.interruptible():
+                _loop(run, file, progress)
             if early_stop is not None and early_stop.best is not None:
                 restore(run.both, early_stop.best["modules"])
+            end_alike(run.both, ranks, series)
     return run.history
 
 
@@ -242,7 +264,8 @@ def _sequences_read(program: Program) -> int | None:
 
 
 def _loop(run: Training, file: TrainingFile, progress: bool) -> None:
-    bar = tqdm(total=run.settings.max_steps, initial=run.step, disable=not progress, unit="step")
+    quiet = not progress or run.ranks.rank > 0
+    bar = tqdm(total=run.settings.max_steps, initial=run.step, disable=quiet, unit="step")
     first = run.step
     try:
         while not run.done:
@@ -256,9 +279,12 @@ def _loop(run: Training, file: TrainingFile, progress: bool) -> None:
             file.write(run)
     except BaseException as error:
         # Mid-step nothing is consistent: what stays, in memory and on disk, is the last good state.
+        step = run.step
         run.load_state(run.guard.last)
         if isinstance(error, KeyboardInterrupt):
             file.write(run)
+        if isinstance(error, LostRank):
+            raise LostRank(f"step {step + 1}: {error}; {file.way_back}") from error
         raise
     finally:
         bar.close()

@@ -65,8 +65,9 @@ def new_chains(program: Program, step_size: float) -> Chains:
 
 
 def chain_statistics(chains: Chains) -> dict[str, float]:
-    """Acceptance of the last adjusted visit and the mean step size."""
-    return {"acceptance": float(chains.acceptance), "step_size": float(chains.step_size.mean())}
+    """Acceptance of the last adjusted visit and the mean step size of the chains visited so far."""
+    step_size = chains.step_size[chains.visited].mean()
+    return {"acceptance": float(chains.acceptance), "step_size": float(step_size)}
 
 
 def check_steps(steps: int, step_size: float) -> None:

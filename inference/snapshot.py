@@ -39,12 +39,14 @@ def take(module: nn.Module) -> dict[str, Any]:
     """A copy of parameters, buffers (persistent or not) and chains of `module`."""
     return {
         "parameters": {n: p.detach().clone() for n, p in module.named_parameters()},
-        "buffers": {
-            name: None if owner._buffers[leaf] is None else _clone(owner._buffers[leaf])
-            for name, owner, leaf in _buffers(module)
-        },
+        "buffers": buffers(module),
         "chains": {name: owner.training_state() for name, owner in _stateful(module)},
     }
+
+
+def buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """A copy of the buffers of `module`, persistent or not, without its chains."""
+    return {name: _clone(owner._buffers[leaf]) for name, owner, leaf in _buffers(module)}
 
 
 def _clone(value: Tensor | None) -> Tensor | None:

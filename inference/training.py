@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from pyro_lebm.series import Series
 
-from .guard import Fault, Guard
+from .data_parallel import Averaged
+from .guard import FAULTS, Fault, Guard
 from .history import History
 from .horizon import Horizon
 from .optimiser import Optimiser
+from .ranks import Ranks
 from .registration import RefuseUnnormalised, register
 from .settings import Settings
+from .shards import share_buffers
 from .snapshot import is_finite, restore, rng_state, set_rng_state, take, undone
 from .validation import EarlyStop
 from .warmup import Warm
-
-# What a state that has gone wrong may raise before it shows in the loss.
-_FAULTS = (ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 def _nothing() -> None: ...
@@ -47,7 +47,9 @@ class Training:
         settings: Settings,
         elbo: ELBO,
         early_stop: EarlyStop | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = Ranks() if ranks is None else ranks
         self.settings, self.series, self.early_stop = settings, series, early_stop
         self.model, self.guide = model, guide
         self.both = nn.ModuleDict({"model": model, "guide": guide})
@@ -64,6 +66,9 @@ class Training:
         self.elbo = elbo
         self.optimiser = self._optimiser()
         self.svi = SVI(*self.programs, self.optimiser, elbo)
+        self.averaged = Averaged(elbo, self.ranks, list(self.both.parameters()))
+        if not self.ranks.alone:
+            self.svi.loss_and_grads = self.averaged
 
     def _optimiser(self) -> Optimiser:
         s = self.settings
@@ -82,7 +87,7 @@ class Training:
         """Run the programs once, with Pyro's checks on; see that every parameter is registered."""
         for p in self.both.parameters():
             p.data = p.data.contiguous()  # of any other Pyro's store would keep a copy
-        first = self._cut(torch.arange(len(self.series)))
+        first = self._cut(torch.arange(len(self.series))[: self.settings.batch_size])
         learns = self.settings.energy_from < 1
         held = [] if learns else [p for m in self.priors.values() for p in m.parameters()]
         self._set_learning(learns)
@@ -123,8 +128,11 @@ class Training:
 
     @property
     def progress(self) -> float:
-        """How much of the run is done, in [0, 1]."""
-        return self.settings.progress(self.step, self.seconds)
+        """How much of the run is done, in [0, 1], by the clock of rank 0."""
+        timed = self.settings.max_seconds is not None
+        return self.settings.progress(
+            self.step, self.ranks.first(self.seconds) if timed else self.seconds
+        )
 
     @property
     def done(self) -> bool:
@@ -160,11 +168,14 @@ class Training:
 
         Raises:
             RuntimeError: too many rollbacks.
+            KeyboardInterrupt: Ctrl-C was pressed at one of several ranks.
         """
         while (fault := self._attempt()) is not None:
             # Other random numbers than before: the fault may have been one unlucky draw.
             rng = rng_state(self.device)
             self.load_state(self.guard.roll_back(fault, self.step + 1, rng))
+        if self.averaged.interrupted:
+            raise KeyboardInterrupt
 
     def _attempt(self) -> Fault | None:
         for prior in self.priors.values():
@@ -177,12 +188,12 @@ class Training:
             # `prepare` ran with Pyro's checks on; from here on a NaN is the guard's to see.
             with pyro.validation_enabled(False):
                 loss = float(self.svi.step(batch))
-        except _FAULTS as error:
+        except FAULTS as error:
             return Fault(str(error))
-        statistics = self._statistics()
+        statistics = self.ranks.mean(self._statistics())
         fault = self.guard.check(loss, statistics)
         due = (self.step + 1) % self.settings.snapshot_every == 0
-        if fault is None and due and not is_finite(take(self.both)):
+        if fault is None and due and not all(self.ranks.gather(is_finite(take(self.both)))):
             fault = Fault("a parameter or a chain is not finite")
         if fault is not None:
             return fault
@@ -196,20 +207,29 @@ class Training:
 
     def _batch(self) -> Series:
         if self.position >= len(self.order):
-            # A full batch stays in order: Pyro's plates take full size to mean that.
-            full = self.settings.batch_size >= len(self.series)
-            self.order = (torch.arange if full else torch.randperm)(len(self.series))
-            self.position = 0
-            self.epoch += 1
-            refresh = getattr(self.model, "refresh", None)
-            if callable(refresh):
-                refresh(self.series)
-        batch = self._cut(self.order[self.position :])
-        self.position += len(batch)
-        return batch
+            self._begin_epoch()
+        order = self.order[self.position :][: self.settings.batch_size]
+        self.position += len(order)
+        return self._cut(order)
+
+    def _begin_epoch(self) -> None:
+        # A full batch stays in order: Pyro's plates take full size to mean that.
+        full = self.settings.batch_size >= len(self.series)
+        order = (torch.arange if full or self.ranks.rank else torch.randperm)(len(self.series))
+        self.order, self.position = self.ranks.dealt(self.ranks.first(order)), 0
+        self.epoch += 1
+        refresh = getattr(self.model, "refresh", None)
+        if callable(refresh):
+            self.ranks.on_first(lambda: refresh(self.series))
+            share_buffers(self.model, self.ranks)
 
     def _cut(self, order: Tensor) -> Series:
-        return self.series.batch(order[: self.settings.batch_size].to(self.device))
+        """This rank's share of a minibatch."""
+        mine = self.ranks.share(order)
+        self.averaged.weight = len(mine) / len(order)
+        if not len(mine):  # the end of an epoch: the others need this rank, but for no sequence
+            mine = torch.tensor([self.ranks.rank])
+        return self.series.batch(mine.to(self.device))
 
     def _set_progress(self, progress: float) -> float:
         """Put everything that follows a schedule where it belongs; the base learning rate."""
@@ -235,7 +255,7 @@ class Training:
     def validate(self) -> None:
         """Score the held-out points, if it is time to."""
         if self.early_stop is not None and self.step % self.settings.validate_every == 0:
-            score = self.early_stop.score()
+            score = self.ranks.on_first(self.early_stop.score)
             self.history.amend("validation", score)
             self.early_stop.record(score, self.state())
 

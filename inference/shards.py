@@ -1,0 +1,149 @@
+"""The state of a run of several ranks: as one file holds it, and as each rank takes it up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_lebm.series import Series
+
+from .ranks import Ranks, derived
+from .snapshot import buffers, restore, take
+
+Chains = Mapping[str, Tensor]
+OTHERS = "others"
+
+
+def whole(state: dict[str, Any], ranks: Ranks, series: Series) -> dict[str, Any]:
+    """The state as rank 0 writes it; the other ranks get their own back.
+
+    Parameters and optimiser are the same on all ranks. The chain of a sequence is that of the rank
+    it belongs to. What else is a rank's own, such as random numbers and an energy prior's
+    negatives, stays apart for each rank but the first, under ``others``.
+
+    Args:
+        state: of this rank, as `Training.state` gives it.
+        ranks: who trains.
+        series: the data.
+    """
+    if ranks.alone:
+        return state
+    modules = state["modules"]
+    own = {"rng": state["rng"], "buffers": modules["buffers"], "chains": modules["chains"]}
+    every = ranks.gather_on_first(own)
+    if every is None:
+        return state
+    chains = {
+        name: _joined(name, [one["chains"][name] for one in every], series)
+        for name in modules["chains"]
+    }
+    others = [one | {"chains": _without_sequences(one["chains"], series)} for one in every[1:]]
+    return {**state, "modules": {**modules, "chains": chains}, OTHERS: others}
+
+
+def share_of(
+    state: dict[str, Any], ranks: Ranks, both: nn.Module, series: Series
+) -> dict[str, Any]:
+    """The state as this rank takes it up, from a file of any number of ranks.
+
+    With as many ranks as before, it is what the rank had. A rank that there was not before takes
+    the negatives of one that there was, and random numbers derived from its.
+
+    Args:
+        state: as `whole` gave it.
+        ranks: who trains now.
+        both: model and guide, whose chains of other ranks' sequences stay as they are.
+        series: the data.
+    """
+    others = state.get(OTHERS, [])
+    modules = state["modules"]
+    first = {"rng": state["rng"], "buffers": modules["buffers"], "chains": modules["chains"]}
+    before = [first, *others]
+    own = before[ranks.rank % len(before)]
+    chains = {name: {**saved, **own["chains"][name]} for name, saved in first["chains"].items()}
+    if not ranks.alone:
+        held = take(both)["chains"]
+        for name in chains.keys() & held.keys():
+            chains[name] |= _mine(name, held[name], first["chains"][name], ranks, series)
+    order, done = state["order"], state["position"]
+    if len(before) != ranks.size:  # what is left of the epoch may lie with a few of the ranks
+        order = torch.cat([order[:done], ranks.dealt(order[done:])])
+    new = ranks.rank >= len(before)
+    return {
+        **{key: value for key, value in state.items() if key != OTHERS},
+        "order": order,
+        "rng": derived(own["rng"], ranks.rank) if new else own["rng"],
+        "modules": {**modules, "buffers": own["buffers"], "chains": chains},
+    }
+
+
+def begin_alike(both: nn.Module, ranks: Ranks) -> None:
+    """Let all ranks start from the parameters and buffers of rank 0."""
+    if not ranks.alone:
+        state = take(both)
+        restore(both, ranks.first({**state, "chains": {}}))
+
+
+def share_buffers(module: nn.Module, ranks: Ranks) -> None:
+    """Let all ranks have the buffers of rank 0."""
+    if not ranks.alone:
+        shared = ranks.first(buffers(module))
+        restore(module, {"parameters": {}, "buffers": shared, "chains": {}})
+
+
+def end_alike(both: nn.Module, ranks: Ranks, series: Series) -> None:
+    """Let all ranks have every sequence's chain, and the buffers of rank 0."""
+    if ranks.alone:
+        return
+    share_buffers(both, ranks)
+    chains = take(both)["chains"]
+    for name, held in chains.items():
+        every = ranks.gather({k: held[k] for k in _sequence_dims(name, held, series)})
+        chains[name] = {**held, **_joined(name, every, series)}
+    restore(both, {"parameters": {}, "buffers": {}, "chains": chains})
+
+
+def _sequence_dims(name: str, chains: Chains, series: Series) -> dict[str, int]:
+    """The tensors with an entry for each sequence, and in which dimension: those of a guide."""
+    if not name.startswith("guide.") or "position" not in chains:
+        return {}
+    shape = chains["position"].shape[:-1]
+    if series.total not in shape:
+        return {}
+    per_chain = [key for key, value in chains.items() if value.shape[: len(shape)] == shape]
+    return dict.fromkeys(per_chain, shape.index(series.total))
+
+
+def _joined(name: str, every: list[dict[str, Tensor]], series: Series) -> dict[str, Tensor]:
+    """The first rank's chains, but each sequence's from its owner."""
+    joined = dict(every[0])
+    for key, dim in _sequence_dims(name, joined, series).items():
+        joined[key] = joined[key].clone()
+        for rank, chains in enumerate(every):
+            rows = series.index.cpu()[rank :: len(every)]
+            joined[key].index_copy_(dim, rows, chains[key].index_select(dim, rows))
+    return joined
+
+
+def _mine(
+    name: str, held: Chains, saved: Chains, ranks: Ranks, series: Series
+) -> dict[str, Tensor]:
+    """The chains held, but this rank's sequences' as they were saved."""
+    found = {}
+    for key, dim in _sequence_dims(name, saved, series).items():
+        rows = series.index.cpu()[ranks.rank :: ranks.size]
+        now = held[key].cpu().clone() if key in held else saved[key].clone()
+        found[key] = now.index_copy_(dim, rows, saved[key].cpu().index_select(dim, rows))
+    return found
+
+
+def _without_sequences(
+    chains: Mapping[str, Chains], series: Series
+) -> dict[str, dict[str, Tensor]]:
+    return {
+        name: {k: v for k, v in held.items() if k not in _sequence_dims(name, held, series)}
+        for name, held in chains.items()
+    }
