@@ -17,14 +17,20 @@ from pyro_lebm.langevin import evaluate
 from pyro_lebm.potential import STRATEGIES, Strategy
 
 from .kernel import Kernel
+from .ranks import Ranks
 from .run import Run
 from .sampler import Sampler, Statistics
+from .settings import check_same
 from .snapshot import rng_state, set_rng_state
 from .targets import FunctionTarget, ModelTarget, Target, check_counts
 
 
 class VectorizedMCMC(Run):
     """Markov chain Monte Carlo with many chains of one of our kernels, advanced together.
+
+    Under ``torchrun`` (see `pyro_lebm.inference.distributed`) the chains are shared out between the
+    processes. Those of a rank adapt by themselves, like a block; in the end every rank has the
+    draws of all.
 
     Args:
         kernel: one of this library's.
@@ -50,7 +56,8 @@ class VectorizedMCMC(Run):
 
     Raises:
         TypeError: for a kernel of Pyro's own, which moves one chain.
-        ValueError: for an argument out of its range.
+        ValueError: for an argument out of its range; by ``run``, for fewer chains than ranks, or
+            superchains that are no multiple of the ranks.
 
     Example:
         >>> import pyro.distributions as dist
@@ -121,7 +128,9 @@ class VectorizedMCMC(Run):
         self._samplers: list[Sampler] = []
         self._positions: list[Tensor] = []
         self._statistics: list[Statistics] = []
+        self._gathered: tuple[Tensor, dict[str, Tensor], int] | None = None
         self._moves = 0
+        self._ranks = Ranks()
 
     # Running
 
@@ -134,14 +143,22 @@ class VectorizedMCMC(Run):
         """
         self._forget()
         self._target = self._read(args, kwargs)
+        self._ranks.part_ways()
         with pyro.validation_enabled(False):
-            if self.initial_params is None:
-                start = self._target.initial(self.superchains)
-                start = start.repeat_interleave(self.num_chains // self.superchains, 0)
-            else:
-                start = self._target.pack(self.initial_params).detach()
-            self._samplers = self._begin(start)
+            self._samplers = self._begin(self._start(self._target))
         self._continue()
+
+    def _start(self, target: Target) -> Tensor:
+        mine = self._ranks.portion(self.num_chains)
+        if self.initial_params is not None:
+            return target.pack(self.initial_params).detach()[mine]
+        each = self.num_chains // self.superchains
+        if each > 1 and self.superchains % self._ranks.size:
+            raise ValueError(
+                f"superchains: expected a multiple of {self._ranks.size} ranks, got "
+                f"{self.superchains}"
+            )
+        return target.initial((mine.stop - mine.start) // each).repeat_interleave(each, 0)
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
         """Go on with the run that ``checkpoint`` holds, to the draws of one never interrupted.
@@ -153,15 +170,11 @@ class VectorizedMCMC(Run):
         """
         if self.checkpoint is None:
             raise ValueError("checkpoint: expected a path to resume from, got none")
-        state = read_state(self.checkpoint, kind="chains")
-        changed = [
-            f"{k} was {v!r}, now {self._described()[k]!r}"
-            for k, v in state["run"].items()
-            if self._described().get(k) != v
-        ]
-        if changed:
-            raise CheckpointError("resume: the checkpoint is of another run: " + "; ".join(changed))
         self._forget()
+        path = self.checkpoint
+        state = self._ranks.on_first(lambda: read_state(path, kind="chains"))
+        check_same({"ranks": 1} | state["run"], self._described())
+        state = state.get("ranks", [state])[self._ranks.rank]
         self._target = self._read(args, kwargs)
         self._samplers = self._begin(state["start"], state["samplers"])
         self._moves, self._positions = state["moves"], list(state["positions"])
@@ -184,7 +197,7 @@ class VectorizedMCMC(Run):
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the run as it stands, so that `resume` goes on from here.
+        """Write the run as it stands, so that `resume` goes on from here, on as many ranks.
 
         Raises:
             RuntimeError: before a run.
@@ -201,7 +214,10 @@ class VectorizedMCMC(Run):
             "statistics": [tuple(found) for found in self._statistics],
             "rng": rng_state(start.device),
         }
-        write_state(path, state, kind="chains")
+        states = self._ranks.gather_on_first(state)
+        if self._ranks.size > 1:
+            state = {"run": state["run"], "ranks": states}
+        self._ranks.on_first(lambda: write_state(path, state, kind="chains"))
 
     def _described(self) -> dict[str, Any]:
         """What a run to be resumed must have in common with this one."""
@@ -211,6 +227,7 @@ class VectorizedMCMC(Run):
             if isinstance(value, int | float | str) and not name.startswith("_")
         }
         return settings | {
+            "ranks": self._ranks.size,
             "kernel": type(self.kernel).__name__,
             "strategy": self.strategy,
             "num_chains": self.num_chains,
@@ -242,9 +259,10 @@ class VectorizedMCMC(Run):
 
     def _continue(self) -> None:
         total = self.warmup_steps + self.num_samples * self.thinning
+        quiet = not self.progress or self._ranks.rank > 0
         with (
             pyro.validation_enabled(False),
-            tqdm(total=total, initial=self._moves, disable=not self.progress) as bar,
+            tqdm(total=total, initial=self._moves, disable=quiet) as bar,
         ):
             while self._moves < total and not self._done():
                 self._advance(bar)
@@ -252,6 +270,18 @@ class VectorizedMCMC(Run):
                     self.save(self.checkpoint)
         if self.checkpoint is not None:
             self.save(self.checkpoint)
+        self._gather()
+
+    def _gather(self) -> None:
+        """Let all ranks have the draws of all."""
+        z = self._drawn()
+        if self._ranks.alone or z is None:
+            return
+        every, stats, restarts = zip(
+            *self._ranks.gather((z, self.statistics, self.restarts)), strict=True
+        )
+        joined = {name: torch.cat([s[name] for s in stats]).to(z.device) for name in stats[0]}
+        self._gathered = torch.cat(every).to(z.device), joined, sum(restarts)
 
     def _advance(self, bar: Any) -> None:
         found = [sampler.advance() for sampler in self._samplers]
@@ -275,7 +305,8 @@ class VectorizedMCMC(Run):
         n = len(self._positions)
         if (self.r_hat is None and self.ess is None) or n < 4 or n % self.check_every:
             return False
-        found = diagnostics({"z": torch.stack(self._positions, 1)})["z"]
+        every = self._ranks.gather(torch.stack(self._positions, 1))
+        found = diagnostics({"z": torch.cat(every)})["z"]
         mixed = self.r_hat is None or bool((found["r_hat"] < self.r_hat).all())
         return mixed and (self.ess is None or bool((found["n_eff"] > self.ess).all()))
 
@@ -289,11 +320,15 @@ class VectorizedMCMC(Run):
     @property
     def restarts(self) -> int:  # type: ignore[override]
         """How often, in the warm-up, a chain was moved to where another was."""
+        if self._gathered is not None:
+            return self._gathered[2]
         return sum(sampler.restarts for sampler in self._samplers)
 
     @property
     def statistics(self) -> dict[str, Tensor]:
         """Statistics of each draw."""
+        if self._gathered is not None:
+            return self._gathered[1]
         found = {}
         for name in Statistics._fields:
             values = [getattr(s, name) for s in self._statistics[: self.num_samples]]
@@ -302,6 +337,8 @@ class VectorizedMCMC(Run):
         return found
 
     def _drawn(self) -> Tensor | None:
+        if self._gathered is not None:
+            return self._gathered[0]
         kept = self._positions[: self.num_samples]
         return torch.stack(kept, 1) if kept else None
 
