@@ -23,7 +23,7 @@ class LostRank(RuntimeError):
 
 
 @contextmanager
-def distributed(*, timeout: float = 600.0) -> Iterator[torch.device]:
+def distributed(*, timeout: float = 600.0) -> Iterator[tuple[torch.device, int]]:
     """Join the processes that ``torchrun`` started; outside of ``torchrun``, this one stays alone.
 
     Inside the block, `fit` and `VectorizedMCMC` share their work between the processes: any other
@@ -35,26 +35,27 @@ def distributed(*, timeout: float = 600.0) -> Iterator[torch.device]:
             `validation` or writing a checkpoint included. One that ended is noticed at once.
 
     Yields:
-        The device for this process's model and data.
+        The device for this process's model and data, and its rank, 0 for one of them: what is to be
+        done once, such as saving a model, is done by that.
 
     Raises:
         ValueError: more processes on this machine than it has GPUs, or a timeout not positive.
 
     Example:
-        >>> with distributed() as device:
-        ...     device.type in ("cpu", "cuda")
-        True
+        >>> with distributed() as (device, rank):
+        ...     rank
+        0
     """
     if not timeout > 0:
         raise ValueError(f"timeout: expected a positive number of seconds, got {timeout}")
     device = _own_device()
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield device
+        yield device, 0
         return
     # Objects travel over gloo in either case.
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    yield device
+    yield device, dist.get_rank()
     # Not after an error: it could wait for a process that is no more.
     dist.destroy_process_group()
 

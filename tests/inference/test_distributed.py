@@ -220,8 +220,8 @@ def test_sequences_are_dealt_out_evenly() -> None:
 
 
 def test_outside_of_torchrun_a_process_stays_alone() -> None:
-    with distributed():
-        assert Ranks().alone
+    with distributed() as (_, rank):
+        assert Ranks().alone and rank == 0
     with (
         pytest.raises(ValueError, match="timeout: expected a positive number"),
         distributed(timeout=0),
