@@ -43,14 +43,15 @@ class NumPyroMCMC(Run):
         num_samples, warmup_steps, num_chains: as for `VectorizedMCMC`.
         initial_params: unconstrained starting values, ``{site: (num_chains, *shape)}``.
         chain_method: NumPyro's: ``"vectorized"``, the default where the kernel can do it,
-            ``"parallel"`` (over JAX's devices) or ``"sequential"``.
+            ``"parallel"`` (a JAX device for each chain: on CPUs they are made, before JAX starts,
+            by ``XLA_FLAGS=--xla_force_host_platform_device_count=4``) or ``"sequential"``.
         progress: NumPyro's bar (not for vectorized chains).
         kernel_options: for NumPyro's kernel, such as ``{"target_accept_prob": 0.9}``; HMC's
             ``trajectory_length`` is pi / 2 unless given.
 
     Raises:
         ImportError: without NumPyro; says how to install it.
-        ValueError: for another kernel, or a count below one.
+        ValueError: for another kernel, a count below one, or fewer devices than parallel chains.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -90,6 +91,7 @@ class NumPyroMCMC(Run):
         self.warmup_steps = num_samples if warmup_steps is None else warmup_steps
         together = "vectorized" if kernel in ("nuts", "hmc") else "sequential"
         self.initial_params, self.chain_method = initial_params, chain_method or together
+        _check_devices(self.chain_method, num_chains)
         self.progress, self.kernel_options = (
             progress,
             DEFAULTS.get(kernel, {}) | dict(kernel_options or {}),
@@ -170,6 +172,18 @@ def translated(potential: Potential, example: Tensor) -> Callable[[Any], Any]:
         return -bound.compiled.log_density(z.reshape(shape), bound.constants).sum()
 
     return function
+
+
+def _check_devices(chain_method: str, num_chains: int) -> None:
+    """NumPyro would only warn, and run one chain after the other."""
+    jax, _ = _numpyro()
+    if chain_method == "parallel" and jax.local_device_count() < num_chains:
+        raise ValueError(
+            f"chain_method: expected a JAX device for each of {num_chains} parallel chains, got "
+            f"{jax.local_device_count()}; on CPUs, set XLA_FLAGS="
+            f"--xla_force_host_platform_device_count={num_chains} before JAX starts, or take "
+            "chain_method='vectorized'"
+        )
 
 
 def _numpyro() -> tuple[Any, Any]:
