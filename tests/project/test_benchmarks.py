@@ -102,3 +102,12 @@ def test_the_engines_benchmark_reports_ratios_and_how_near_they_are(tmp_path: Pa
         assert result["gradient_gap"] < 1e-3
         assert ("diffrax" in result["milliseconds"]) == ("diffrax: skipped" not in printed)
     assert "of sgemm's peak" in printed and "training step" in printed
+
+
+def test_the_benchmark_of_processes_compares_losses_and_throughput(tmp_path: Path) -> None:
+    printed = run("scale.py", "--json", "f.json", folder=tmp_path)
+    found = read(tmp_path / "f.json")
+    assert [part["fifth"] for part in found["loss"]] == [1, 2, 3, 4, 5]
+    assert all(part["low"] <= part["difference"] <= part["high"] for part in found["loss"])
+    assert found["speedup"]["ratio"] > 0 and found["processes"] == 2
+    assert "throughput" in printed
