@@ -21,7 +21,8 @@ from torch import Tensor
 from house import ROOT
 from pyro_lebm.checkpoint import read_state
 from pyro_lebm.inference.ranks import Ranks, distributed
-from two_ranks import MEAN, SD, SEEDS, STEPS, N, exact, found, train
+from pyro_lebm.inference.shards import share_of
+from two_ranks import MEAN, SD, SEEDS, STEPS, Guide, Model, N, data, exact, found, train
 
 SCRIPT = str(ROOT / "tests/two_ranks.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -163,13 +164,13 @@ def test_chains_are_shared_out_and_gathered(both: Found) -> None:
     for name, value in one.items():
         assert value == other[name] if isinstance(value, str) else torch.equal(value, other[name])
     z = one["z"]
-    assert z.shape == (101, 200, 2) and one["acceptance"].shape == (101, 200)
+    assert z.shape == (100, 200, 2) and one["acceptance"].shape == (100, 200)
     by_chain = z.mean(1)
-    assert len(by_chain.unique(dim=0)) == 101
-    error = by_chain.std(0) / 101**0.5
+    assert len(by_chain.unique(dim=0)) == 100
+    error = by_chain.std(0) / 10
     assert bool(((by_chain.mean(0) - MEAN).abs() < 4 * error).all())
     spread = (z - MEAN).square().mean(1)
-    error = spread.std(0) / 101**0.5
+    error = spread.std(0) / 10
     assert bool(((spread.mean(0) - SD**2).abs() < 4 * error).all())
     assert torch.equal(one["more"][:, :30], one["kept"]) and one["more"].shape == (5, 40, 2)
     assert (
@@ -217,6 +218,25 @@ def test_sequences_are_dealt_out_evenly() -> None:
     for ranks.rank in range(3):
         shares.append(ranks.share(order).tolist())
     assert [len(share) for share in shares] == [4, 4, 3]
+
+
+def test_a_rank_that_is_new_takes_up_its_part(folder: Path, alone: dict[str, Any]) -> None:
+    saved = read_state(folder / "one.pt", kind="training")["current"]
+    saved["order"], saved["position"] = torch.arange(N - 1, -1, -1), 1
+    model = Model()
+    guide = Guide(model, data())
+    both = torch.nn.ModuleDict({"model": model, "guide": guide})
+    ranks = Ranks()
+    ranks.size = 2
+    parts = []
+    for ranks.rank in range(2):
+        parts.append(share_of(saved, ranks, both, data()))
+    assert torch.equal(parts[0]["rng"]["cpu"], saved["rng"]["cpu"])
+    assert not torch.equal(parts[1]["rng"]["cpu"], saved["rng"]["cpu"])
+    assert (parts[1]["order"][1:] % 2).tolist() == [0, 1] * 10  # and not 1, 0, ...
+    chains = parts[1]["modules"]["chains"]["guide.chains"]
+    assert torch.equal(chains["position"][1::2], alone["kept"]["chains"][1::2])
+    assert not bool(chains["visited"][::2].any())  # another rank's
 
 
 def test_outside_of_torchrun_a_process_stays_alone() -> None:
