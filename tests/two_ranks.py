@@ -195,6 +195,10 @@ def together(folder: Path) -> dict[str, Any]:
     results["differ"] = caught(lambda: exact(learning_rate=0.1 * (1 + RANK)))
     results["too small"] = caught(lambda: exact(batch_size=1))
     results["chains"] = chains(folder)
+    seen = torch.ones(N, 3, dtype=torch.bool)
+    given = Series(data().times, data().values, seen & (torch.arange(3) < 2))
+    timed: dict[str, Any] = {"max_steps": None, "max_seconds": 1.0, "validation": (given, data())}
+    results["timed"] = found(*train(**timed, validate_every=5, validation_draws=2))
     return results
 
 

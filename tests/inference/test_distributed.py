@@ -40,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(folder: Path) -> dict[str, Any]:
     """What one process found, whose checkpoint two will take up."""
     kept = found(*train(folder / "one.pt"))
+    shutil.copy(folder / "one.pt", folder / "of-one.pt")
     loss = torch.stack([train(seed=seed)[2].column("loss") for seed in SEEDS])
     return {"kept": kept, "loss": loss}
 
@@ -47,7 +48,6 @@ def alone(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def both(folder: Path, alone: dict[str, Any]) -> Found:
     """What each of two processes found."""
-    shutil.copy(folder / "one.pt", folder / "one-before.pt")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", SCRIPT, "together", str(folder)]
     done = subprocess.run(
@@ -96,6 +96,12 @@ def test_the_loss_curve_is_that_of_one_process(alone: dict[str, Any], both: Foun
         assert (a.mean() - b.mean()).abs() < 4 * error
     fallen = one[:, :3].mean() - one[:, -4:].mean()
     assert fallen > 10 * error  # or the comparison would tell nothing
+
+
+def test_the_clock_and_the_scores_are_those_of_rank_0(both: Found) -> None:
+    one, other = (rank["timed"] for rank in both)
+    assert_same(one, other, "parameters", "gain", "chains", "numbers")
+    assert bool(one["numbers"]["validation"][4].isfinite())
 
 
 def test_as_many_ranks_resume_to_the_same_numbers(both: Found) -> None:
@@ -221,7 +227,7 @@ def test_sequences_are_dealt_out_evenly() -> None:
 
 
 def test_a_rank_that_is_new_takes_up_its_part(folder: Path, alone: dict[str, Any]) -> None:
-    saved = read_state(folder / "one.pt", kind="training")["current"]
+    saved = read_state(folder / "of-one.pt", kind="training")["current"]
     saved["order"], saved["position"] = torch.arange(N - 1, -1, -1), 1
     model = Model()
     guide = Guide(model, data())
