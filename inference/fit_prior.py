@@ -16,6 +16,7 @@ from pyro_lebm.series import Series
 
 from .fit import fit
 from .history import History
+from .ranks import Ranks
 
 
 def fit_prior(
@@ -42,7 +43,8 @@ def fit_prior(
 
     Args:
         prior: the prior of a trained model, changed in place.
-        draws: unconstrained draws ``(n, dim)`` of the training sequences' posteriors.
+        draws: unconstrained draws ``(n, dim)`` of the training sequences' posteriors; of several
+            ranks, those of rank 0.
         learning_rate: the energy's, and its base's.
         depth: draws whose log density under the base lies further below the mean of the base's own
             draws than this, in nats, are left out.
@@ -66,7 +68,8 @@ def fit_prior(
     dim = prior.base().event_shape.numel()
     if draws.ndim != 2 or draws.shape[1] != dim or len(draws) < 1:
         raise ValueError(f"draws: expected shape (n, {dim}), got {tuple(draws.shape)}")
-    draws = _within(prior, draws.detach(), depth)
+    # Several ranks have drawn each their own.
+    draws = Ranks().first(_within(prior, draws.detach(), depth)).to(draws.device)
     if isinstance(prior.base, FullNormal):
         prior.base.match(draws)
     # A sequence of one time point whose features are the latent's coordinates.

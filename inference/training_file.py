@@ -47,7 +47,7 @@ class TrainingFile:
         resume: bool,
         ranks: Ranks,
     ) -> None:
-        if resume and path is None:
+        if resume and path is None and ranks.rank == 0:
             raise ValueError("resume: expected a checkpoint to resume from, got checkpoint=None")
         for name, value in (("checkpoint_every", steps), ("checkpoint_seconds", seconds)):
             if value is not None and not value > 0:

@@ -20,7 +20,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_lebm import EnergyPrior, MLPEnergy, Series
-from pyro_lebm.inference import MALA, LangevinGuide, VectorizedMCMC, distributed, fit
+from pyro_lebm.inference import MALA, LangevinGuide, VectorizedMCMC, distributed, fit, fit_prior
 from pyro_lebm.inference.history import History
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -195,6 +195,9 @@ def together(folder: Path) -> dict[str, Any]:
     results["differ"] = caught(lambda: exact(learning_rate=0.1 * (1 + RANK)))
     results["too small"] = caught(lambda: exact(batch_size=1))
     results["chains"] = chains(folder)
+    prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=8)
+    fit_prior(prior, torch.randn(30, 2), max_steps=3, progress=False)
+    results["prior"] = torch.cat([p.detach().flatten() for p in prior.parameters()])
     seen = torch.ones(N, 3, dtype=torch.bool)
     given = Series(data().times, data().values, seen & (torch.arange(3) < 2))
     timed: dict[str, Any] = {"max_steps": None, "max_seconds": 1.0, "validation": (given, data())}

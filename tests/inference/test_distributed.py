@@ -104,6 +104,10 @@ def test_the_clock_and_the_scores_are_those_of_rank_0(both: Found) -> None:
     assert bool(one["numbers"]["validation"][4].isfinite())
 
 
+def test_a_prior_is_fitted_to_the_draws_of_rank_0(both: Found) -> None:
+    assert torch.equal(both[0]["prior"], both[1]["prior"])
+
+
 def test_as_many_ranks_resume_to_the_same_numbers(both: Found) -> None:
     for rank in both:
         assert_same(rank["whole"], rank["resumed"])
