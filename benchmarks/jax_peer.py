@@ -24,6 +24,13 @@ def available() -> bool:
     return importlib.util.find_spec("diffrax") is not None
 
 
+def sees_gpu() -> bool:
+    """Whether JAX computes on a GPU."""
+    import jax
+
+    return bool(jax.default_backend() == "gpu")
+
+
 def one_thread() -> None:
     """Keep XLA to one thread, and this process to one core: CPU time is then what work takes."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
@@ -42,16 +49,22 @@ class Peer:
         import jax
         import jax.numpy as jnp
 
+        def to_jax(x: Tensor) -> Any:
+            return jnp.asarray(x.detach().cpu().numpy())
+
         def network(layers: nn.Module) -> Callable[[Any], Any]:
             first, second = (
-                (jnp.asarray(x.weight.detach().numpy()).T, jnp.asarray(x.bias.detach().numpy()))
+                (
+                    jnp.asarray(x.weight.detach().cpu().numpy()).T,
+                    jnp.asarray(x.bias.detach().cpu().numpy()),
+                )
                 for x in layers.modules()
                 if isinstance(x, nn.Linear)
             )
             return lambda z: jnp.tanh(z @ first[0] + first[1]) @ second[0] + second[1]
 
         slope, read = network(field), network(mean)
-        times, values = (jnp.asarray(x.numpy()) for x in (series.times, series.values))
+        times, values = map(to_jax, (series.times, series.values))
         term = diffrax.ODETerm(lambda t, z, args: slope(z))
 
         def log_density(z: Any) -> Any:

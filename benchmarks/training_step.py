@@ -21,28 +21,20 @@ from torch import Tensor, nn
 from pyro_lebm import EnergyPrior, MLPEnergy, Series
 from pyro_lebm.inference import LangevinGuide
 from pyro_lebm.langevin import LogDensity, evaluate, ula_step
-from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
+from pyro_lebm.models import LatentODE
 
 STEPS, CHAINS, PRIOR_STEPS, SIZE = 10, 512, 5, 0.02
 
 
-def ours(
-    field: MLPField, emission: GaussianEmission, series: Series, step_size: float
-) -> Callable[[], None]:
-    """A step of Pyro's SVI on our model and guide."""
-    latent = field.layers[-1].out_features
+def ours(model: LatentODE, series: Series) -> Callable[[], None]:
+    """A step of Pyro's SVI on a model and our guide; the model gets a learned prior."""
+    latent = model.latent
     prior = EnergyPrior(
         MLPEnergy(latent, (100, 100)), latent, num_chains=CHAINS, steps=PRIOR_STEPS, adjusted=False
     )
-    model = LatentODE(
-        latent,
-        1,
-        prior=prior,
-        field=copy.deepcopy(field),
-        emission=copy.deepcopy(emission),
-    )
-    # The solver's step is part of the saved model: put it there as a saved model would bring it.
-    model.load_state_dict({**model.state_dict(), "step_size": torch.tensor(step_size)})
+    model = copy.deepcopy(model)
+    model.prior = prior
+    model.to(series.values.device)
     guide = LangevinGuide(model, series, steps=STEPS, hot_until=0.0, adjusted=False, step_size=SIZE)
     pyro.clear_param_store()
     adam = PyroOptim(torch.optim.Adam, {"lr": 1e-5})

@@ -33,6 +33,7 @@ import training_step
 from torch import Tensor, nn
 
 from pyro_lebm import Series
+from pyro_lebm.models import LatentODE
 from pyro_lebm.models.datasets import irregular_sines
 from pyro_lebm.models.emissions import GaussianEmission
 from pyro_lebm.models.fields import MLP, MLPField
@@ -90,17 +91,28 @@ def matched_step(field: MLPField, z0: Tensor, times: Tensor, truth: Tensor, boun
         tolerance /= 1.5
 
 
-def interleaved(variants: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def interleaved(
+    variants: dict[str, Callable[[], object]], repeats: int, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """CPU time of each, run by turns; on another device the time until it is done."""
     for run in variants.values():
         run()
         run()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, run in variants.items():
-            start = time.process_time()
+            start = now(device)
             run()
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(now(device) - start)
     return seconds
+
+
+def now(device: str) -> float:
+    """A clock to take differences of."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def measure(
@@ -165,9 +177,10 @@ def measure_step(
     obvious = training_step.obvious(
         sequential(field), sequential(emission.network), emission.log_scale, series
     )
-    seconds = interleaved(
-        {"ours": training_step.ours(field, emission, series, step_size), "dopri5": obvious}, repeats
-    )
+    model = LatentODE(LATENT, 1, field=field, emission=emission)
+    model.load_state_dict({**model.state_dict(), "step_size": torch.tensor(step_size)})
+    ours = training_step.ours(model, series)
+    seconds = interleaved({"ours": ours, "dopri5": obvious}, repeats)
     return {
         "milliseconds": {k: 1e3 * statistics.median(v) for k, v in seconds.items()},
         "speedup": paired(seconds["dopri5"], seconds["ours"]),
