@@ -57,15 +57,15 @@ class Guide(PyroModule):
         return self.program.rebind(*args, **kwargs).pack(values)
 
 
-def new_chains(program: Program, step_size: float) -> Chains:
+def new_chains(program: Program, step_size: float, **options: Any) -> Chains:
     """One chain for every element of the whole data set, none visited yet."""
     start = program.draw
     position = start.new_zeros((*(program.full or (1,)), program.dim))
-    return Chains(position, step_size=step_size)
+    return Chains(position, step_size=step_size, **options)
 
 
 def chain_statistics(chains: Chains) -> dict[str, float]:
-    """Acceptance of the last adjusted visit and the mean step size of the chains visited so far."""
+    """Acceptance of the last visit that measured it, and the mean step size of chains visited."""
     step_size = chains.step_size[chains.visited].mean()
     return {"acceptance": float(chains.acceptance), "step_size": float(step_size)}
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lebm.moves import Dynamics
 from pyro_lebm.program import Model, Program
 from pyro_lebm.series import Series
 
@@ -36,8 +37,8 @@ class LangevinGuide(Guide):
 
     Steps are *hot* early (unadjusted, see `pyro_lebm.langevin.hot_step_size`), Metropolis-adjusted
     with a step size per chain later; `fit` says when, and without it they are adjusted throughout.
-    The unit of acceptance is one element of the plates that all
-    sites share. Chains are written in training mode only.
+    The unit of acceptance is one element of the plates that all sites share. Chains are written in
+    training mode only.
 
     Args:
         model: the Pyro program; its latent sites must be continuous.
@@ -45,15 +46,24 @@ class LangevinGuide(Guide):
         steps: Langevin steps of a visit.
         hot_until: progress of the training at which adjusted steps begin.
         strength: how hot, the drift of one step in units of the latent space.
-        step_size: start of the adjusted steps' adaptation, the noise's standard deviation.
-        adjusted: False keeps to unadjusted steps of ``step_size`` throughout, when not hot.
+        step_size: start of the steps' adaptation: the noise's standard deviation of overdamped
+            steps, a time of underdamped ones.
+        adjusted: Metropolis-adjusted steps, when not hot.
+        dynamics: ``overdamped`` steps, MALA or ULA; or ``underdamped``, when not hot: a visit is
+            one adjusted trajectory (Riou-Durand & Vogrinc 2022, arXiv 2202.13230), or unadjusted
+            BAOAB steps (Leimkuhler & Matthews 2013, arXiv 1203.5428) whose velocity is kept from
+            visit to visit, the fastest where a small bias may be.
+        friction: of underdamped steps, per step: a velocity is remembered over 1 / friction steps.
+        adapt: adapt the step size of each chain; see `Chains.run`, where unadjusted overdamped
+            steps alone keep to ``step_size`` by default.
         restart: start every visit from the prior, or the base of an energy prior, instead of the
             stored chain (short runs).
 
     Raises:
-        ValueError: for fewer than one step, a step size <= 0, a share outside [0, 1]; when called:
-            for subsampled data although a site outside the common plates couples the elements, or
-            inside a plate of particles (all would be copies of one draw).
+        ValueError: for fewer than one step, a step size or friction <= 0, other dynamics, a share
+            outside [0, 1]; when called: for subsampled data although a site outside the common
+            plates couples the elements, or inside a plate of particles (all would be copies of one
+            draw).
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -80,6 +90,9 @@ class LangevinGuide(Guide):
         strength: float = 0.25,
         step_size: float = 0.05,
         adjusted: bool = True,
+        dynamics: Dynamics = "overdamped",
+        friction: float = 0.05,
+        adapt: bool | None = None,
         restart: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -89,9 +102,9 @@ class LangevinGuide(Guide):
         if not strength > 0:
             raise ValueError(f"strength: expected a positive number, got {strength}")
         self.steps, self.hot_until, self.strength = steps, hot_until, strength
-        self.adjusted, self.restart = adjusted, restart
+        self.adjusted, self.adapt, self.restart = adjusted, adapt, restart
         self.hot = False  # until `schedule` says that training begins
-        self.chains = new_chains(self.program, step_size)
+        self.chains = new_chains(self.program, step_size, dynamics=dynamics, friction=friction)
 
     def schedule(self, progress: float) -> None:
         """Hot steps before ``hot_until``, adjusted ones from there on."""
@@ -109,6 +122,7 @@ class LangevinGuide(Guide):
             start=self._start(program),
             hot=self.strength if self.hot else None,
             adjusted=self.adjusted,
+            adapt=self.adapt,
             keep=self.training,
         )
         program.say(z if program.common else z[0])
@@ -124,7 +138,7 @@ class LangevinGuide(Guide):
         return fresh if self.restart else torch.where(visited.unsqueeze(-1), stored, fresh)
 
     def statistics(self) -> dict[str, float]:
-        """Acceptance of the last adjusted visit and the mean step size."""
+        """Acceptance of the last visit that measured it, and the mean step size."""
         return chain_statistics(self.chains)
 
     def posterior(self, series: Series, draws: int = 64, **options: Any) -> Draws:

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_lebm.moves import Dynamics
 from pyro_lebm.program import Program
 from pyro_lebm.series import Series
 
@@ -37,8 +38,8 @@ class RefinedGuide(Guide):
 
     .. math:: \min\{1, p(x, z')\, q(z \mid x) \,/\, (p(x, z)\, q(z' \mid x))\},
 
-    and takes Metropolis-adjusted Langevin steps. The encoder goes on learning by its own loss, the
-    negative ELBO with the model held fixed:
+    and takes Langevin steps, Metropolis-adjusted unless told otherwise. The encoder goes on
+    learning by its own loss, the negative ELBO with the model held fixed:
 
     .. math:: \ell_q = \mathrm{E}_q[\log q(z \mid x) - \log p(x, z)].
 
@@ -46,9 +47,10 @@ class RefinedGuide(Guide):
 
     Args:
         guide: the encoder guide, whose model this is too.
-        steps: adjusted steps of a visit.
+        steps: Langevin steps of a visit.
         refine_from: progress of the training at which refinement begins.
         step_size: start of the steps' adaptation, per sequence.
+        adjusted, dynamics, friction: of the steps, as for `LangevinGuide`.
 
     Example:
         >>> import torch
@@ -72,13 +74,17 @@ class RefinedGuide(Guide):
         steps: int = 5,
         refine_from: float = 0.7,
         step_size: float = 0.02,
+        adjusted: bool = True,
+        dynamics: Dynamics = "overdamped",
+        friction: float = 0.05,
     ) -> None:
         super().__init__(guide.program)
         check_steps(steps, step_size)
         check_share("refine_from", refine_from)
         self.guide, self.steps, self.refine_from = guide, steps, refine_from
+        self.adjusted = adjusted
         self.refining = True  # until `schedule` says that training begins
-        self.chains = new_chains(self.program, step_size)
+        self.chains = new_chains(self.program, step_size, dynamics=dynamics, friction=friction)
 
     def schedule(self, progress: float) -> None:
         """The encoder alone before ``refine_from``, refined draws from there on."""
@@ -99,6 +105,7 @@ class RefinedGuide(Guide):
             self.steps,
             index=program.index,
             start=self._start(program, q, proposal.detach()),
+            adjusted=self.adjusted,
             keep=self.training,
         )
         program.say(z)

@@ -212,7 +212,7 @@ def adapt(
     step_size: Tensor,
     acceptance: Tensor,
     *,
-    rate: float = 0.1,
+    rate: float | Tensor = 0.1,
     target: float = OPTIMAL_ACCEPTANCE,
     bounds: tuple[float, float] = (1e-6, 1e3),
 ) -> Tensor:

@@ -25,7 +25,7 @@ def test_chains_go_on_where_they_stopped() -> None:
     # five standard errors of 2000 independent chains; a false alarm in 1.7 million
     assert abs(float(z.mean())) < 5 / math.sqrt(2000)
     assert abs(float(z.var()) - 1) < 5 * math.sqrt(2 / 2000)
-    # the step adapts by 0.1 a step: the average stays within a hundredth or two of the target
+    # the step adapts at each step: the average stays within a hundredth or two of the target
     assert abs(float(chains.acceptance) - 0.574) < 0.03
     assert start.eq(5.0).all()
 
@@ -95,7 +95,7 @@ def test_chains_are_no_weights_but_travel_with_the_training() -> None:
     assert not chains.state_dict()
     chains.run(target, 3)
     saved = chains.training_state()
-    assert set(saved) == {"position", "step_size", "visited", "acceptance"}
+    assert set(saved) == {"position", "step_size", "visited", "adapted", "acceptance"}
     other = Chains(torch.zeros(4, 2))
     other.load_training_state(saved)
     torch.manual_seed(5)
