@@ -7,7 +7,7 @@ Built as ``Guide(model, series)``, where the training series says how many seque
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pyro import poutine
@@ -17,11 +17,13 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from pyro_lebm.chains import Chains
-from pyro_lebm.langevin import check_step_size
+from pyro_lebm.inner_steps import InnerSteps
 from pyro_lebm.program import Program
 
 ELBO = "negative ELBO"
 LOG_JOINT = "negative unnormalised log joint"
+
+Steps = int | tuple[int, int] | Literal["auto"]
 
 
 class Guide(PyroModule):
@@ -64,17 +66,28 @@ def new_chains(program: Program, step_size: float, **options: Any) -> Chains:
     return Chains(position, step_size=step_size, **options)
 
 
-def chain_statistics(chains: Chains) -> dict[str, float]:
-    """Acceptance of the last visit that measured it, and the mean step size of chains visited."""
+def chain_statistics(chains: Chains, steps: int | InnerSteps) -> dict[str, float]:
+    """Acceptance of the last visit that measured it, mean step size of chains visited; steps."""
     step_size = chains.step_size[chains.visited].mean()
-    return {"acceptance": float(chains.acceptance), "step_size": float(step_size)}
+    found = {"acceptance": float(chains.acceptance), "step_size": float(step_size)}
+    return found | ({"steps": float(int(steps))} if isinstance(steps, InnerSteps) else {})
 
 
-def check_steps(steps: int, step_size: float) -> None:
-    """Refuse fewer than one step, and step sizes that are not positive."""
+def inner_steps(steps: Steps) -> int | InnerSteps:
+    """What is meant by the argument ``steps`` of a guide.
+
+    Raises:
+        ValueError: for fewer than one step, or what is no number, two bounds or "auto".
+    """
+    if steps == "auto":
+        return InnerSteps()
+    if isinstance(steps, tuple) and len(steps) == 2:
+        return InnerSteps(*steps)
+    if isinstance(steps, str | tuple):
+        raise ValueError(f"steps: expected a number, (least, most) or 'auto', got {steps!r}")
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
-    check_step_size(step_size)
+    return steps
 
 
 def check_share(argument: str, value: float) -> None:

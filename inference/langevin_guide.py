@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lebm.langevin import check_step_size
 from pyro_lebm.moves import Dynamics
 from pyro_lebm.program import Model, Program
 from pyro_lebm.series import Series
@@ -15,10 +16,11 @@ from .draws import Draws
 from .guide import (
     LOG_JOINT,
     Guide,
+    Steps,
     chain_statistics,
     check_share,
-    check_steps,
     elements,
+    inner_steps,
     new_chains,
     refuse_coupling,
     refuse_particles,
@@ -43,7 +45,8 @@ class LangevinGuide(Guide):
     Args:
         model: the Pyro program; its latent sites must be continuous.
         args, kwargs: the whole training data, as the model takes it.
-        steps: Langevin steps of a visit.
+        steps: Langevin steps of a visit; ``(least, most)`` as many as the chains still gain by, see
+            `pyro_lebm.inner_steps.InnerSteps`; ``"auto"`` between 3 and 40.
         hot_until: progress of the training at which adjusted steps begin.
         strength: how hot, the drift of one step in units of the latent space.
         step_size: start of the steps' adaptation: the noise's standard deviation of overdamped
@@ -85,7 +88,7 @@ class LangevinGuide(Guide):
         self,
         model: Model,
         *args: Any,
-        steps: int = 10,
+        steps: Steps = 10,
         hot_until: float = 0.5,
         strength: float = 0.25,
         step_size: float = 0.05,
@@ -97,11 +100,12 @@ class LangevinGuide(Guide):
         **kwargs: Any,
     ) -> None:
         super().__init__(Program.read(model, *args, **kwargs))
-        check_steps(steps, step_size)
+        check_step_size(step_size)
         check_share("hot_until", hot_until)
         if not strength > 0:
             raise ValueError(f"strength: expected a positive number, got {strength}")
-        self.steps, self.hot_until, self.strength = steps, hot_until, strength
+        self.hot_until, self.strength = hot_until, strength
+        self.steps = inner_steps(steps)
         self.adjusted, self.adapt, self.restart = adjusted, adapt, restart
         self.hot = False  # until `schedule` says that training begins
         self.chains = new_chains(self.program, step_size, dynamics=dynamics, friction=friction)
@@ -139,7 +143,7 @@ class LangevinGuide(Guide):
 
     def statistics(self) -> dict[str, float]:
         """Acceptance of the last visit that measured it, and the mean step size."""
-        return chain_statistics(self.chains)
+        return chain_statistics(self.chains, self.steps)
 
     def posterior(self, series: Series, draws: int = 64, **options: Any) -> Draws:
         """Draws for new sequences, annealed from the prior; see `inference.posterior.anneal`."""

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_lebm.langevin import check_step_size
 from pyro_lebm.moves import Dynamics
 from pyro_lebm.program import Program
 from pyro_lebm.series import Series
@@ -19,9 +20,10 @@ from .guide import (
     ELBO,
     LOG_JOINT,
     Guide,
+    Steps,
     chain_statistics,
     check_share,
-    check_steps,
+    inner_steps,
     new_chains,
     refuse_particles,
 )
@@ -47,7 +49,8 @@ class RefinedGuide(Guide):
 
     Args:
         guide: the encoder guide, whose model this is too.
-        steps: Langevin steps of a visit.
+        steps: Langevin steps of a visit, or ``(least, most)``, or ``"auto"``, as for
+            `LangevinGuide`.
         refine_from: progress of the training at which refinement begins.
         step_size: start of the steps' adaptation, per sequence.
         adjusted, dynamics, friction: of the steps, as for `LangevinGuide`.
@@ -71,7 +74,7 @@ class RefinedGuide(Guide):
         self,
         guide: EncoderGuide,
         *,
-        steps: int = 5,
+        steps: Steps = 5,
         refine_from: float = 0.7,
         step_size: float = 0.02,
         adjusted: bool = True,
@@ -79,9 +82,10 @@ class RefinedGuide(Guide):
         friction: float = 0.05,
     ) -> None:
         super().__init__(guide.program)
-        check_steps(steps, step_size)
+        check_step_size(step_size)
         check_share("refine_from", refine_from)
-        self.guide, self.steps, self.refine_from = guide, steps, refine_from
+        self.guide, self.refine_from = guide, refine_from
+        self.steps = inner_steps(steps)
         self.adjusted = adjusted
         self.refining = True  # until `schedule` says that training begins
         self.chains = new_chains(self.program, step_size, dynamics=dynamics, friction=friction)
@@ -129,7 +133,7 @@ class RefinedGuide(Guide):
 
     def statistics(self) -> dict[str, float]:
         """Acceptance and mean step size of the refinement."""
-        return chain_statistics(self.chains) if self.refining else {}
+        return chain_statistics(self.chains, self.steps) if self.refining else {}
 
     def posterior(
         self,

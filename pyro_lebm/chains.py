@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import moves
 from .checkpoint import CheckpointError
+from .inner_steps import InnerSteps
 from .langevin import LogDensity, evaluate
 from .moves import Dynamics, Visit, Walk, adaptation_rate
 
@@ -98,7 +99,7 @@ class Chains(nn.Module):
     def run(
         self,
         log_density: LogDensity,
-        steps: int,
+        steps: int | InnerSteps,
         *,
         index: tuple[Tensor, ...] | None = None,
         start: Tensor | None = None,
@@ -111,7 +112,7 @@ class Chains(nn.Module):
 
         Args:
             log_density: the target, ``(*chosen, dim) -> (*chosen)``.
-            steps: Langevin steps.
+            steps: Langevin steps, or what says how many and learns from each visit that is kept.
             index: one index tensor per chain dimension, as for advanced indexing; default all.
             start: positions to start from in place of the stored ones. A velocity says nothing of
                 the position: it is kept.
@@ -130,15 +131,19 @@ class Chains(nn.Module):
             adapt = adjusted or self.dynamics == "underdamped"
         rate = adaptation_rate(self.adapted[at]) if adapt else torch.zeros_like(step)
         unknown = torch.full_like(step, math.nan)
-        walk = Walk(evaluate(log_density, begin), velocity, step, rate, unknown)
-        walk = self._visit(hot, adjusted, adapt)(log_density, walk, steps)
+        count = int(steps)
+        first = evaluate(log_density, begin)
+        walk = Walk(first, velocity, step, rate, unknown)
+        walk = self._visit(hot, adjusted, adapt)(log_density, walk, count)
         # An unadjusted chain that left the density (blew up) stays where it began.
         state = walk.state
         good = torch.isfinite(state.log_density) & torch.isfinite(state.position).all(-1)
         position = torch.where(good.unsqueeze(-1), state.position, begin)
         if keep:
             self._keep(at, position, walk)
-            self.adapted[at] += steps if adapt and hot is None else 0
+            self.adapted[at] += count if adapt and hot is None else 0
+            if isinstance(steps, InnerSteps):
+                steps.learn(first, state)
         return position
 
     def _visit(self, hot: float | None, adjusted: bool, adapt: bool) -> Visit:

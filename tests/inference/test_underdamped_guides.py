@@ -87,3 +87,32 @@ def test_dynamics_that_do_not_exist_are_refused() -> None:
         guide_of("langevin", Scalars(), scalars(4), dynamics="newton")
     with pytest.raises(ValueError, match="friction: expected a positive number, got -1"):
         guide_of("refined", Scalars(), scalars(4), friction=-1.0)
+
+
+def test_steps_that_vary_are_reported_bounded_and_taken_up_again(tmp_path: Path) -> None:
+    series = scalars(40)
+
+    def run(steps: int, resume: bool = False) -> Any:
+        torch.manual_seed(0)
+        model = Scalars()
+        guide = guide_of("langevin", model, series, steps=(2, 12), step_size=0.02)
+        options: dict[str, Any] = {"progress": False, "seed": 0, "final_rate": 1.0}
+        file = tmp_path / "run.pt" if steps < 15 or resume else None
+        history = fit(
+            model, guide, series, max_steps=steps, checkpoint=file, resume=resume, **options
+        )
+        return model, history.column("steps")
+
+    whole, taken = run(15)
+    assert taken.min() >= 2 and 5 < taken.max() <= 12 and bool((taken == taken.round()).all())
+    run(6)
+    again, resumed = run(15, resume=True)
+    assert torch.equal(taken, resumed) and torch.equal(whole.estimate, again.estimate)
+
+
+@pytest.mark.parametrize("steps", [(5, 2), "many", (1, 2, 3), 0])
+def test_steps_that_mean_nothing_are_refused(steps: Any) -> None:
+    for kind in ("langevin", "refined"):
+        with pytest.raises(ValueError, match="steps: expected"):
+            guide_of(kind, Scalars(), scalars(4), steps=steps)
+    assert "steps" in guide_of("refined", Scalars(), scalars(4), steps="auto").statistics()
