@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pyro
 from pyro.infer import Trace_ELBO
@@ -16,6 +16,7 @@ from pyro_lebm.program import Program
 from pyro_lebm.series import Series
 
 from .history import History
+from .profile import Profile, in_parts
 from .ranks import LostRank, Ranks
 from .registration import check_names
 from .settings import Settings
@@ -55,6 +56,7 @@ def fit(
     energy_limit: float = 100.0,
     max_rollbacks: int = 5,
     progress: bool = True,
+    profile: bool | str | os.PathLike[str] = False,
     seed: int | None = None,
 ) -> History:
     r"""Train `model` with `guide` on `series` by stochastic variational inference.
@@ -120,6 +122,10 @@ def fit(
             send the run back to its last good state, at half the learning rate (the energy's alone
             if the energy ran away), before it fails.
         progress: whether to show a progress bar.
+        profile: whether to measure where the time goes: posterior and prior chains, guide and
+            model, the parameters' gradient, the optimiser and more, each without the parts inside
+            it. The table is printed at the end and kept in `history.profile`. A file name asks
+            besides for a trace of three early steps by `torch.profiler`, for chrome://tracing.
         seed: seeds torch, numpy and random, with numbers derived from it on ranks other than 0;
             None: go on with their present states, those of rank 0 if there are several.
 
@@ -196,6 +202,9 @@ def fit(
     ranks.part_ways()
     if elbo is None:
         elbo = Trace_ELBO()
+    profiled = Profile(profile, series.values.device)
+    if profiled.clock is not None:
+        elbo = in_parts(elbo)
     early_stop = None
     if validation is not None:
         early_stop = EarlyStop(model, guide, *validation, draws=validation_draws, patience=patience)
@@ -207,11 +216,15 @@ def fit(
             run.prepare()
             if saved is not None:
                 resume_from(saved, run)
-            with run.averaged.interruptible():
-                _loop(run, file, progress)
+            first = run.step
+            with profiled.running(), run.averaged.interruptible():
+                _loop(run, file, progress, profiled.step)
+            run.history.profile = profiled.table(run.step - first)
             if early_stop is not None and early_stop.best is not None:
                 restore(run.both, early_stop.best["modules"])
             end_alike(run.both, ranks, series)
+    if run.history.profile is not None and ranks.rank == 0:
+        print(run.history.profile.round(3).to_string())
     return run.history
 
 
@@ -263,7 +276,7 @@ def _sequences_read(program: Program) -> int | None:
     return totals[0] if totals else None
 
 
-def _loop(run: Training, file: TrainingFile, progress: bool) -> None:
+def _loop(run: Training, file: TrainingFile, progress: bool, tell: Callable[[], None]) -> None:
     quiet = not progress or run.ranks.rank > 0
     bar = tqdm(total=run.settings.max_steps, initial=run.step, disable=quiet, unit="step")
     first = run.step
@@ -273,6 +286,7 @@ def _loop(run: Training, file: TrainingFile, progress: bool) -> None:
             run.validate()
             if file.due(run.step):
                 file.write(run)
+            tell()
             bar.update(run.step - bar.n)
             bar.set_postfix(_shown(run.history), refresh=False)
         if run.step > first:

@@ -21,6 +21,10 @@ class History:
     then whatever the guide's and the priors' `statistics()` report, and `validation` (the
     predictive log score, where it was taken). A value that was not reported is NaN.
 
+    Attributes:
+        profile: where the time of the steps went, where `fit` was asked for it: a table with a row
+            for each part. It is of the last call alone, and not kept in a checkpoint.
+
     Example:
         >>> history = History("negative ELBO")
         >>> history.append({"step": 1, "loss": 2.5})
@@ -32,6 +36,7 @@ class History:
         self.loss_name = loss_name
         self._columns: list[str] = list(COLUMNS)
         self._rows: list[dict[str, float]] = []
+        self.profile: pd.DataFrame | None = None
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one row; a name not seen before becomes a new column."""

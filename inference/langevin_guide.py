@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lebm.clock import timed
 from pyro_lebm.langevin import check_step_size
 from pyro_lebm.moves import Dynamics
 from pyro_lebm.program import Model, Program
@@ -119,16 +120,17 @@ class LangevinGuide(Guide):
         refuse_particles()
         program = self.program.rebind(*args, **kwargs)
         refuse_coupling(program)
-        z = self.chains.run(
-            program.log_density,
-            self.steps,
-            index=elements(program),
-            start=self._start(program),
-            hot=self.strength if self.hot else None,
-            adjusted=self.adjusted,
-            adapt=self.adapt,
-            keep=self.training,
-        )
+        with timed("posterior chains"):
+            z = self.chains.run(
+                program.log_density,
+                self.steps,
+                index=elements(program),
+                start=self._start(program),
+                hot=self.strength if self.hot else None,
+                adjusted=self.adjusted,
+                adapt=self.adapt,
+                keep=self.training,
+            )
         program.say(z if program.common else z[0])
 
     def _start(self, program: Program) -> Tensor | None:

@@ -12,6 +12,8 @@ from pyro.optim import PyroOptim
 from pyro.params.param_store import normalize_param_name
 from torch import Tensor
 
+from pyro_lebm.clock import timed
+
 # An energy's rate where none is given: an energy that outruns its chains runs away.
 ENERGY_SHARE = 0.1
 
@@ -85,11 +87,12 @@ class Optimiser(PyroOptim):
         named = sorted(((str(store.param_name(p)), p) for p in params), key=lambda item: item[0])
         moving = [(n, p) for n, p in named if p.grad is not None and id(p) not in self._frozen]
         try:
-            self._check_and_clip(moving)
-            for raw, p in moving:
-                adam = self._adam(raw, p)
-                adam.param_groups[0]["lr"] = self._rate(normalize_param_name(raw), p)
-                adam.step()
+            with timed("optimiser"):
+                self._check_and_clip(moving)
+                for raw, p in moving:
+                    adam = self._adam(raw, p)
+                    adam.param_groups[0]["lr"] = self._rate(normalize_param_name(raw), p)
+                    adam.step()
         finally:
             # Zeros would not do: a parameter without a gradient must stay, resumed run or not.
             for _, p in named:

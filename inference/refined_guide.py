@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_lebm.clock import timed
 from pyro_lebm.langevin import check_step_size
 from pyro_lebm.moves import Dynamics
 from pyro_lebm.program import Program
@@ -104,14 +105,15 @@ class RefinedGuide(Guide):
         q = self.guide.propose(series)
         proposal = q.rsample()
         self._encoder_loss(program, q, proposal)
-        z = self.chains.run(
-            program.log_density,
-            self.steps,
-            index=program.index,
-            start=self._start(program, q, proposal.detach()),
-            adjusted=self.adjusted,
-            keep=self.training,
-        )
+        with timed("posterior chains"):
+            z = self.chains.run(
+                program.log_density,
+                self.steps,
+                index=program.index,
+                start=self._start(program, q, proposal.detach()),
+                adjusted=self.adjusted,
+                keep=self.training,
+            )
         program.say(z)
 
     @torch.no_grad()

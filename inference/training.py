@@ -14,6 +14,7 @@ from pyro.infer import SVI
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
+from pyro_lebm.clock import timed
 from pyro_lebm.series import Series
 
 from .data_parallel import Averaged
@@ -186,7 +187,7 @@ class Training:
             batch = self.horizon.cut(self._batch(), progress)
             rate = self._set_progress(progress)
             # `prepare` ran with Pyro's checks on; from here on a NaN is the guard's to see.
-            with pyro.validation_enabled(False):
+            with pyro.validation_enabled(False), timed("parameters' gradient"):
                 loss = float(self.svi.step(batch))
         except FAULTS as error:
             return Fault(str(error))
@@ -202,7 +203,8 @@ class Training:
         row |= {"learning_rate": rate, "rollbacks": self.guard.rollbacks}
         self.history.append(row | statistics)
         if due and self.guard.calm(statistics):
-            self.guard.keep(self.state())
+            with timed("snapshots"):
+                self.guard.keep(self.state())
         return None
 
     def _batch(self) -> Series:
@@ -220,8 +222,9 @@ class Training:
         self.epoch += 1
         refresh = getattr(self.model, "refresh", None)
         if callable(refresh):
-            self.ranks.on_first(lambda: refresh(self.series))
-            share_buffers(self.model, self.ranks)
+            with timed("solver step"):
+                self.ranks.on_first(lambda: refresh(self.series))
+                share_buffers(self.model, self.ranks)
 
     def _cut(self, order: Tensor) -> Series:
         """This rank's share of a minibatch."""
@@ -255,7 +258,8 @@ class Training:
     def validate(self) -> None:
         """Score the held-out points, if it is time to."""
         if self.early_stop is not None and self.step % self.settings.validate_every == 0:
-            score = self.ranks.on_first(self.early_stop.score)
+            with timed("validation"):
+                score = self.ranks.on_first(self.early_stop.score)
             self.history.amend("validation", score)
             self.early_stop.record(score, self.state())
 

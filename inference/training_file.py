@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_lebm.checkpoint import check_fingerprint, fingerprint, read_state, write_state
+from pyro_lebm.clock import timed
 from pyro_lebm.series import Series
 
 from .history import History
@@ -75,8 +76,9 @@ class TrainingFile:
     def write(self, run: Training) -> None:
         """Write the run, if it is to be kept."""
         if self.kept:
-            state = run_state(run)
-            self.ranks.on_first(lambda: write_state(str(self.path), state, kind=KIND))
+            with timed("checkpoint"):
+                state = run_state(run)
+                self.ranks.on_first(lambda: write_state(str(self.path), state, kind=KIND))
             self.written, self.step = time.monotonic(), run.step
 
     def due(self, step: int) -> bool:

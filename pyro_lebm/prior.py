@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .base import FullNormal, OfWhite, StandardNormal, white_metric
 from .chains import Chains
+from .clock import timed
 from .distribution import EnergyBased, annealed_draws, is_real
 from .frozen import frozen
 from .langevin import check_step_size, evaluate, ula_step
@@ -130,7 +131,8 @@ class EnergyPrior(PyroModule):
     def _negatives(self) -> Tensor:
         """Negatives for the parameters as they are: drawn once, then remembered."""
         if self._cache is None or not self._stands(self._cache[1]):
-            self._cache = (self._new_negatives(), self._values())
+            with timed("prior chains"):
+                self._cache = (self._new_negatives(), self._values())
         return self._cache[0]
 
     def forget(self) -> None:
