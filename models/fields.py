@@ -158,6 +158,17 @@ class MLPField(Layers):
         return F.linear(u, self.control)
 
 
+class Driven(nn.Module):
+    """A field under given covariates; a module, for the adjoint method to see its parameters."""
+
+    def __init__(self, field: Callable[..., Tensor], control: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.field, self.control = field, control
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        return self.field(t, z, self.control(t))
+
+
 def check_sizes(**sizes: int) -> None:
     """Raise ValueError, naming it, for a size below 1."""
     for name, size in sizes.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyro
@@ -22,13 +23,15 @@ from pyro_lebm.checkpoint import (
     write_state,
 )
 from pyro_lebm.ode import choose_step, interpolate, trajectory
+from pyro_lebm.recompute import possible
 from pyro_lebm.seen import SeenPath
 from pyro_lebm.series import Series
 from pyro_lebm.solvers import ADAPTIVE, FIXED
 
 from .emissions import GaussianEmission
-from .fields import MLPField
+from .fields import Driven, MLPField
 from .fused import Seen, observation
+from .slices import SeenInSlices, check_each_time_alone
 
 
 class LatentODE(PyroModule):
@@ -57,6 +60,12 @@ class LatentODE(PyroModule):
         tolerance: error of the fixed-step solvers, relative to 1 + \|z\|; the step is chosen by
             doubling in `refresh` and kept in the buffer ``step_size``.
         adjoint: for torchdiffeq's solvers, gradients by the adjoint equation.
+        recompute: for the fixed-step solvers by PyTorch, gradients that compute inner values of
+            field and emission anew instead of keeping them: beside the data and its path, memory is
+            flat in the number of times and grows as the square root of the number of steps, at a
+            third more time or so. Networks of your own are treated alike, provided that the
+            emission treats each time by itself. Many chains of one sequence, which `torch.func`
+            maps, keep everything. (Native code never keeps them.)
 
     Raises:
         ValueError: for dimensions below one, an unknown method, a prior of another dimension; when
@@ -84,6 +93,7 @@ class LatentODE(PyroModule):
         method: str = "rk4",
         tolerance: float = 1e-3,
         adjoint: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if latent < 1 or observed < 1 or covariates < 0:
@@ -91,18 +101,22 @@ class LatentODE(PyroModule):
                 "latent, observed, covariates: expected sizes of at least 1, 1 and 0, got "
                 f"{latent}, {observed} and {covariates}"
             )
-        _check_solver(method, tolerance, adjoint)
+        _check_solver(method, tolerance, adjoint, recompute)
         self.latent, self.observed, self.covariates = latent, observed, covariates
         self.t0, self.method, self.tolerance, self.adjoint = t0, method, tolerance, adjoint
         self.prior = StandardNormal(latent) if prior is None else prior
         self.field = MLPField(latent, covariates=covariates) if field is None else field
         self.emission = GaussianEmission(latent, observed) if emission is None else emission
+        self.recompute = recompute
         # NaN until `refresh` or the first solve has chosen it; part of the saved model
         self.register_buffer("step_size", torch.tensor(float("nan")))
         self._step: float | None = None
         event = self.prior().event_shape
         if event != (latent,):
             raise ValueError(f"prior: expected event shape ({latent},), got {tuple(event)}")
+        if recompute:
+            like = next(self.emission.parameters(), self.step_size)
+            check_each_time_alone(partial(self._emit, self.emission), latent, like)
 
     def forward(
         self,
@@ -154,6 +168,9 @@ class LatentODE(PyroModule):
 
         def eager() -> TorchDistribution:
             path = self._path(field, z0, series.times, series.covariates)
+            if self.recompute and possible(path):
+                emit = partial(self._emit, emission)
+                return SeenInSlices(path, series.mask, emit, [emission])
             x: TorchDistribution = self._emit(emission, path).mask(series.mask).to_event(2)
             return x
 
@@ -190,6 +207,7 @@ class LatentODE(PyroModule):
             method=self.method,
             step_size=self._step,
             adjoint=self.adjoint,
+            recompute=self.recompute,
         )
 
     def _driven(self, field: nn.Module, times: Tensor, covariates: Tensor | None) -> nn.Module:
@@ -203,7 +221,7 @@ class LatentODE(PyroModule):
                 "covariates: expected none that require gradients for adjoint=True, as the "
                 "adjoint method would lose them, got requires_grad=True"
             )
-        return _Driven(field, interpolate(times, covariates))
+        return Driven(field, interpolate(times, covariates))
 
     def _choose(self, field: Callable[..., Tensor], z0: Tensor, times: Tensor) -> None:
         if not float(times.max()) > self.t0:
@@ -316,24 +334,15 @@ class LatentODE(PyroModule):
             )
 
 
-class _Driven(nn.Module):
-    """A field under given covariates; a module, for the adjoint method to see its parameters."""
-
-    def __init__(self, field: Callable[..., Tensor], control: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.field, self.control = field, control
-
-    def forward(self, t: Tensor, z: Tensor) -> Tensor:
-        return self.field(t, z, self.control(t))
-
-
-def _check_solver(method: str, tolerance: float, adjoint: bool) -> None:
+def _check_solver(method: str, tolerance: float, adjoint: bool, recompute: bool) -> None:
     if method not in FIXED and method not in ADAPTIVE:
         raise ValueError(f"method: expected one of {[*FIXED, *ADAPTIVE]}, got {method!r}")
     if not tolerance > 0:
         raise ValueError(f"tolerance: expected a positive number, got {tolerance}")
     if adjoint and method not in ADAPTIVE:
         raise ValueError(f"adjoint: expected one of torchdiffeq's methods, got {method!r}")
+    if recompute and method not in FIXED:
+        raise ValueError(f"recompute: expected one of {[*FIXED]}, got {method!r}")
 
 
 def _whole(series: Series) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyro_lebm.recompute import path_in_segments, possible
 from pyro_lebm.solvers import ADAPTIVE, FIXED, Field, dense_output, integrate, solve_adaptive
 from pyro_lebm.solvers import SolverError as SolverError
 
@@ -27,6 +28,7 @@ def trajectory(
     rtol: float = 1e-3,
     atol: float = 1e-4,
     adjoint: bool = False,
+    recompute: bool = False,
 ) -> Tensor:
     """Solve dz/dt = field(t, z), z(t0) = z0, and return z at ``times``, in any order.
 
@@ -49,6 +51,9 @@ def trajectory(
         tolerance: passed to :func:`choose_step`.
         rtol, atol: tolerances of the adaptive methods.
         adjoint: constant-memory gradients of the adaptive methods, by the adjoint equation.
+        recompute: gradients of a fixed method that keep the states between segments of the path
+            alone and compute the rest anew: memory grows as the square root of the number of steps,
+            at a third more time. Under `torch.func` transforms everything is kept.
 
     Returns:
         ``(..., N, T, L)`` (``(..., T, L)`` for z0 ``(..., L)`` and shared times).
@@ -70,7 +75,7 @@ def trajectory(
     """
     _check_shapes(z0, times)
     times = _floating(times, z0)
-    _check_method(method, adjoint)
+    _check_method(method, adjoint, recompute)
     begin, end = _span(times, t0)
     if end == begin:
         return z0.unsqueeze(-2).expand(*z0.shape[:-1], times.shape[-1], z0.shape[-1])
@@ -84,6 +89,9 @@ def trajectory(
         raise ValueError(f"step_size: expected a number > 0, got {step_size}")
     # The slack keeps span / (span / K) at K steps in spite of rounding.
     steps = max(1, math.ceil((end - begin) / step_size - 1e-6))
+    if recompute and possible(z0):
+        h = (end - begin) / steps
+        return path_in_segments(field, z0, times, begin, h, steps, FIXED[method])
     return _solve(field, z0, times, begin, end, steps, method)
 
 
@@ -219,7 +227,7 @@ def _floating(times: Tensor, z0: Tensor) -> Tensor:
     return times if times.is_floating_point() else times.to(z0.dtype)
 
 
-def _check_method(method: str, adjoint: bool) -> None:
+def _check_method(method: str, adjoint: bool, recompute: bool) -> None:
     if method not in FIXED and method not in ADAPTIVE:
         raise ValueError(
             f"method: expected one of {', '.join((*FIXED, *ADAPTIVE))}, got {method!r}"
@@ -227,6 +235,11 @@ def _check_method(method: str, adjoint: bool) -> None:
     if adjoint and method not in ADAPTIVE:
         raise ValueError(
             f"adjoint: expected an adaptive method ({', '.join(ADAPTIVE)}), got {method!r}"
+        )
+    if recompute and method not in FIXED:
+        raise ValueError(
+            f"recompute: expected a fixed method ({', '.join(FIXED)}), got {method!r}; adaptive "
+            "ones have adjoint=True"
         )
 
 
