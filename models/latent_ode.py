@@ -26,12 +26,13 @@ from pyro_lebm.ode import choose_step, interpolate, trajectory
 from pyro_lebm.recompute import possible
 from pyro_lebm.seen import SeenPath
 from pyro_lebm.series import Series
-from pyro_lebm.solvers import ADAPTIVE, FIXED
+from pyro_lebm.solvers import FIXED
 
 from .emissions import GaussianEmission
 from .fields import Driven, MLPField
 from .fused import Seen, observation
 from .slices import SeenInSlices, check_each_time_alone
+from .solving import check_solver, fits
 
 
 class LatentODE(PyroModule):
@@ -58,7 +59,7 @@ class LatentODE(PyroModule):
         t0: the time of ``z0``, in the series' unit.
         method: solver, see `pyro_lebm.ode.trajectory`.
         tolerance: error of the fixed-step solvers, relative to 1 + \|z\|; the step is chosen by
-            doubling in `refresh` and kept in the buffer ``step_size``.
+            doubling in `refresh` and kept in the buffer ``step_size`` while its error fits.
         adjoint: for torchdiffeq's solvers, gradients by the adjoint equation.
         recompute: for the fixed-step solvers by PyTorch, gradients that compute inner values of
             field and emission anew instead of keeping them: beside the data and its path, memory is
@@ -101,7 +102,7 @@ class LatentODE(PyroModule):
                 "latent, observed, covariates: expected sizes of at least 1, 1 and 0, got "
                 f"{latent}, {observed} and {covariates}"
             )
-        _check_solver(method, tolerance, adjoint, recompute)
+        check_solver(method, tolerance, adjoint, recompute)
         self.latent, self.observed, self.covariates = latent, observed, covariates
         self.t0, self.method, self.tolerance, self.adjoint = t0, method, tolerance, adjoint
         self.prior = StandardNormal(latent) if prior is None else prior
@@ -223,7 +224,9 @@ class LatentODE(PyroModule):
             )
         return Driven(field, interpolate(times, covariates))
 
-    def _choose(self, field: Callable[..., Tensor], z0: Tensor, times: Tensor) -> None:
+    def _choose(
+        self, field: Callable[..., Tensor], z0: Tensor, times: Tensor, share: float = 1.0
+    ) -> None:
         if not float(times.max()) > self.t0:
             return  # nothing to solve yet: a step chosen here would be kept for times to come
         with torch.no_grad():
@@ -233,7 +236,7 @@ class LatentODE(PyroModule):
                 times,
                 t0=self.t0,
                 method=self.method,
-                tolerance=self.tolerance,
+                tolerance=share * self.tolerance,
             )
             # Rounded as it is saved, and upwards: neither a run resumed from a file nor the
             # rounding itself may take one step more.
@@ -242,10 +245,12 @@ class LatentODE(PyroModule):
 
     @torch.no_grad()
     def refresh(self, series: Series) -> None:
-        """Choose the solver's step anew, by doubling, on states drawn from N(0, I).
+        """See that the solver's step still fits, by doubling, on states of N(0, I).
 
-        Whatever the prior: drawing from one may cost far more than the solve. A trainer calls it
-        once an epoch: the field has changed.
+        Whatever the prior: drawing from one may cost far more than the solve; the states are the
+        same each time, so that only the field can change a step. A trainer calls it once an epoch.
+        A step is kept while its error is between an eighth of the tolerance and all of it, at the
+        cost of two solves; else one is chosen whose error is at most .7 of it.
 
         Raises:
             SolverError: no step within bounds reaches the tolerance.
@@ -254,10 +259,11 @@ class LatentODE(PyroModule):
         if self.method not in FIXED:
             return
         probe = series[torch.arange(min(len(series), 32), device=series.values.device)]
-        z0 = torch.randn(
-            len(probe), self.latent, dtype=probe.values.dtype, device=probe.values.device
-        )
-        self._choose(self._driven(self.field, probe.times, probe.covariates), z0, probe.times)
+        same = torch.Generator().manual_seed(0)
+        z0 = torch.randn(len(probe), self.latent, generator=same).to(probe.values)
+        field = self._driven(self.field, probe.times, probe.covariates)
+        if not fits(self, field, z0, probe.times):
+            self._choose(field, z0, probe.times, share=0.7)
 
     # Using a fitted model
 
@@ -332,17 +338,6 @@ class LatentODE(PyroModule):
                 f"series: expected {self.step_size.dtype} as the model is, got "
                 f"{series.values.dtype}; use series.to(dtype=...) or model.to(...)"
             )
-
-
-def _check_solver(method: str, tolerance: float, adjoint: bool, recompute: bool) -> None:
-    if method not in FIXED and method not in ADAPTIVE:
-        raise ValueError(f"method: expected one of {[*FIXED, *ADAPTIVE]}, got {method!r}")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance: expected a positive number, got {tolerance}")
-    if adjoint and method not in ADAPTIVE:
-        raise ValueError(f"adjoint: expected one of torchdiffeq's methods, got {method!r}")
-    if recompute and method not in FIXED:
-        raise ValueError(f"recompute: expected one of {[*FIXED]}, got {method!r}")
 
 
 def _whole(series: Series) -> bool:

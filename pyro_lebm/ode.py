@@ -151,6 +151,37 @@ def choose_step(
     return (end - begin) / steps
 
 
+def step_error(
+    field: Field,
+    z0: Tensor,
+    times: Tensor,
+    step_size: float,
+    *,
+    t0: float | Tensor | None = None,
+    method: str = "rk4",
+) -> float:
+    """The error of a fixed method's step, estimated by one doubling as in :func:`choose_step`.
+
+    Two solves tell whether a step may be kept, where a search takes many. Not finite where the path
+    is not.
+
+    Example:
+        >>> import torch
+        >>> error = step_error(lambda t, z: -z, torch.ones(3, 1), torch.linspace(0, 5, 50), 0.1)
+        >>> 0 < error < 1e-5
+        True
+    """
+    times = _floating(times, z0)
+    begin, end = _span(times, t0)
+    steps = max(1, math.ceil((end - begin) / step_size - 1e-6))
+    watched, tableau = _watched(times, begin, end), FIXED[method]
+    with torch.no_grad():
+        coarse, fine = (
+            _solve(field, z0.detach(), watched, begin, end, k, method) for k in (steps, 2 * steps)
+        )
+    return _difference(coarse, fine) / (1.0 - 2.0**-tableau.order)
+
+
 def _watched(times: Tensor, begin: float, end: float) -> Tensor:
     early = begin + (end - begin) * 0.5 ** torch.arange(1.0, math.log2(MOST_STEPS) + 1)
     return torch.cat([times, early.to(times).expand(*times.shape[:-1], -1)], -1)

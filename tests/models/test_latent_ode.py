@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pyro
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 import rotations
 from pyro_lebm.energy import MLPEnergy
 from pyro_lebm.models import BernoulliEmission, GaussianEmission, LatentODE, PoissonEmission
+from pyro_lebm.ode import choose_step, step_error
 from pyro_lebm.prior import EnergyPrior
 from pyro_lebm.series import Series
 
@@ -203,6 +205,42 @@ def test_a_step_is_chosen_once_and_anew_on_request() -> None:
     assert float(model.step_size) == first
     model.refresh(series)
     assert float(model.step_size) < first
+
+
+def test_a_step_is_kept_while_its_error_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = Series(torch.linspace(0, 6, 20), torch.zeros(3, 20, 1))
+    model = rotations.rotating(tolerance=1e-3)
+    frequency = model.field.frequency
+    assert isinstance(frequency, Tensor)
+    aims: list[float] = []
+
+    def counted(*args: Any, **options: Any) -> float:
+        aims.append(options["tolerance"])
+        return choose_step(*args, **options)
+
+    monkeypatch.setattr(sys.modules[LatentODE.__module__], "choose_step", counted)
+    before = torch.get_rng_state()
+    model.refresh(series)
+    assert len(aims) == 1
+    # the error of a step grows as the fourth or fifth power of the frequency
+    for factor, kept in ((1.0, True), (1.04, True), (0.8, True), (1.6, False), (0.5, False)):
+        with torch.no_grad():
+            frequency.fill_(rotations.TRUTH[0] * factor)
+        count, last = len(aims), float(model.step_size)
+        model.refresh(series)
+        assert (len(aims) == count) == kept and (float(model.step_size) == last) == kept
+        z0 = torch.randn(32, 2, generator=torch.Generator().manual_seed(7))
+        # draws other than those that it was chosen on may lie a little farther out
+        assert step_error(model.field, z0, series.times, float(model.step_size), t0=0.0) < 1.5e-3
+    assert set(aims) == {0.7e-3}
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_longest_step_of_all_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    series, model = rotations.swings(3), rotations.rotating(0.01, tolerance=1e-3)
+    model.refresh(series)
+    monkeypatch.setattr(sys.modules[LatentODE.__module__], "choose_step", None)
+    model.refresh(series)
 
 
 def test_times_at_t0_alone_choose_no_step() -> None:
