@@ -15,6 +15,7 @@ from .clock import timed
 from .distribution import EnergyBased, annealed_draws, is_real
 from .frozen import frozen
 from .langevin import check_step_size, evaluate, ula_step
+from .moves import Dynamics
 from .smc import annealed_smc
 
 Sampling = Literal["annealed", "persistent", "short_run"]
@@ -43,6 +44,9 @@ class EnergyPrior(PyroModule):
         step_size: the noise's standard deviation: the start of the persistent chains' adaptation,
             the fixed step of unadjusted ones; default .4. In white coordinates of a `FullNormal`.
         adjusted: Metropolis-adjusted steps; default for persistent chains, not for short runs.
+        dynamics: of the persistent chains, ``overdamped`` or ``underdamped``; see `Chains`.
+        adapt: adapt the step size of each persistent chain; by default all but unadjusted
+            overdamped steps are.
         refresh: every so many visits the persistent chains restart from annealed draws, or never
             at 0. Chains that cannot cross between modes keep the mode masses they happen to have,
             and the energy learns those; annealed draws bring the masses that the energy implies.
@@ -72,6 +76,8 @@ class EnergyPrior(PyroModule):
         steps: int | None = None,
         step_size: float = 0.4,
         adjusted: bool | None = None,
+        dynamics: Dynamics = "overdamped",
+        adapt: bool | None = None,
         refresh: int = 0,
     ) -> None:
         super().__init__()
@@ -91,7 +97,7 @@ class EnergyPrior(PyroModule):
         self.negatives, self.sampler = negatives, sampler
         self.num_chains, self.steps, self.step_size = num_chains, steps, step_size
         self.adjusted = (not short) if adjusted is None else adjusted
-        self.refresh = refresh
+        self.adapt, self.refresh = adapt, refresh
         self.visits: Tensor
         self.register_buffer("visits", torch.zeros((), dtype=torch.long), persistent=False)
         self.learning = True
@@ -99,7 +105,7 @@ class EnergyPrior(PyroModule):
         self._cache: tuple[Tensor, list[Tensor]] | None = None
         self._seen: dict[str, float] = {}
         start = self._checked_start()
-        self.chains = Chains(start, step_size=step_size)
+        self.chains = Chains(start, step_size=step_size, dynamics=dynamics)
 
     def _checked_start(self) -> Tensor:
         """Draws of the base for the chains to start at, on which the energy's shape is checked."""
@@ -155,6 +161,7 @@ class EnergyPrior(PyroModule):
             self.steps,
             start=start if start is None or metric is None else metric.white(start),
             adjusted=self.adjusted,
+            adapt=self.adapt,
             keep=self.training,
         )
         return white if metric is None else metric.position(white)
