@@ -111,3 +111,13 @@ def test_the_benchmark_of_processes_compares_losses_and_throughput(tmp_path: Pat
     assert all(part["low"] <= part["difference"] <= part["high"] for part in found["loss"])
     assert found["speedup"]["ratio"] > 0 and found["processes"] == 2
     assert "throughput" in printed
+
+
+def test_the_chains_benchmark_sets_every_kind_of_steps_beside_mala(tmp_path: Path) -> None:
+    run("chains.py", "--json", "f.json", folder=tmp_path)
+    found = read(tmp_path / "f.json")
+    assert {"MALA", "MALT", "BAOAB"} <= set(found["rows"]) == set(found["ratio_to_MALA"])
+    for kind, rows in found["rows"].items():
+        assert all(row["ess"] > 0 and row["climb"] > 0 for row in rows), kind
+        low, ratio, high = found["ratio_to_MALA"][kind]["ess"]
+        assert 0 < low <= ratio <= high
