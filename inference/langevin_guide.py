@@ -130,6 +130,7 @@ class LangevinGuide(Guide):
                 adjusted=self.adjusted,
                 adapt=self.adapt,
                 keep=self.training,
+                whole=program.whole(program.draw),
             )
         program.say(z if program.common else z[0])
 

@@ -113,6 +113,7 @@ class RefinedGuide(Guide):
                 start=self._start(program, q, proposal.detach()),
                 adjusted=self.adjusted,
                 keep=self.training,
+                whole=program.whole(program.draw),
             )
         program.say(z)
 

@@ -12,7 +12,7 @@ from . import moves
 from .checkpoint import CheckpointError
 from .inner_steps import InnerSteps
 from .langevin import LogDensity, evaluate
-from .moves import Dynamics, Visit, Walk, adaptation_rate
+from .moves import Dynamics, Visit, Walk, Whole, adaptation_rate
 
 
 class Chains(nn.Module):
@@ -107,6 +107,7 @@ class Chains(nn.Module):
         adjusted: bool = True,
         adapt: bool | None = None,
         keep: bool = True,
+        whole: Whole | None = None,
     ) -> Tensor:
         """Advance the chains (those at ``index``) and return their new positions.
 
@@ -122,6 +123,7 @@ class Chains(nn.Module):
                 where a Metropolis test, not made, would accept .95 of them. Default: all but
                 unadjusted overdamped steps, which keep the stored size.
             keep: write positions, velocities and step sizes back.
+            whole: takes overdamped steps all at once, where an engine can (`Program.whole`).
         """
         at: tuple[Tensor, ...] | slice = slice(None) if index is None else index
         begin = (self.position[at] if start is None else start).detach()
@@ -134,7 +136,11 @@ class Chains(nn.Module):
         count = int(steps)
         first = evaluate(log_density, begin)
         walk = Walk(first, velocity, step, rate, unknown)
-        walk = self._visit(hot, adjusted, adapt)(log_density, walk, count)
+        visit = self._visit(hot, adjusted, adapt)
+        if whole is not None and (hot is not None or visit in (moves.mala, moves.ula)):
+            walk = whole(walk, count, hot, adjusted)
+        else:
+            walk = visit(log_density, walk, count)
         # An unadjusted chain that left the density (blew up) stays where it began.
         state = walk.state
         good = torch.isfinite(state.log_density) & torch.isfinite(state.position).all(-1)

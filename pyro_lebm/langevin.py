@@ -21,6 +21,7 @@ OPTIMAL_ACCEPTANCE = 0.574
 
 
 LARGEST_ERROR = 50.0  # nats
+STEP_BOUNDS = (1e-6, 1e3)
 
 
 class State(NamedTuple):
@@ -214,7 +215,7 @@ def adapt(
     *,
     rate: float | Tensor = 0.1,
     target: float = OPTIMAL_ACCEPTANCE,
-    bounds: tuple[float, float] = (1e-6, 1e3),
+    bounds: tuple[float, float] = STEP_BOUNDS,
 ) -> Tensor:
     r"""Stochastic approximation of the step size: :math:`\log s \leftarrow \log s + r (a - a^*)`.
 

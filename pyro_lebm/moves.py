@@ -30,6 +30,9 @@ from .underdamped import baoab_step, malt_step
 Dynamics = Literal["overdamped", "underdamped"]
 Visit = Callable[[LogDensity, "Walk", int], "Walk"]
 
+Whole = Callable[["Walk", int, float | None, bool], "Walk"]
+"""A visit of overdamped steps as one compiled function, by how hot and whether adjusted."""
+
 FIRST_RATE, LAST_RATE = 0.1, 0.02
 MALT_ACCEPTANCE = 0.8  # of a whole trajectory, as `inference.MALT` has it
 UNADJUSTED_ACCEPTANCE = 0.95  # of a test that is not made, as `inference.Underdamped` has it

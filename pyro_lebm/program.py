@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pyro
@@ -17,6 +18,7 @@ from .distribution import annealed
 from .engines import asked, compiler, pick
 from .frozen import frozen
 from .layout import Layout
+from .moves import Whole
 from .reading import MANY, Reading, noted, reading, tilted, unvalidated
 from .recorded.density import Density
 from .scoring import Score, ScoreTogether
@@ -145,6 +147,14 @@ class Program(Layout):
                 known = Density(self.log_parts, self.watched, point, engine, self._compared)
             self._densities[name, z.dtype, z.device] = known
         return known
+
+    def whole(self, z: Tensor) -> Whole | None:
+        """Whole visits to chains compiled as one, where the engine asked for has that."""
+        if asked() != "xla":
+            return None
+        from .xla.chain import visit
+
+        return partial(visit, self.compiled(z).bound)
 
     def _score_many(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if len(z) > 1 and not self._loops:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..recorded.graph import Graph
 from .aten_entries import to_dtype
+from .steps import State, overdamped
 from .translate import Constants, Translation
 
 MOST = 64  # compiled functions kept: one for each shape of a minibatch, and number of solver steps
@@ -34,8 +35,8 @@ class Compiled:
         self.translation = Translation(graph)
         self.fixed: Constants = {}
         constants = self.translation.bind(graph.constants)
-        shape, dtype = graph.input_form
-        z = jnp.zeros(shape, to_dtype(dtype))
+        self.shape, dtype = graph.input_form
+        z = jnp.zeros(self.shape, to_dtype(dtype))
         try:
             jax.eval_shape(self.both, z, constants)
         except ValueError:
@@ -46,6 +47,7 @@ class Compiled:
             jax.eval_shape(self.both, z, self.free(constants))
         self.values = jax.jit(jax.vmap(self.both, (0, None)))
         self.slopes = jax.jit(jax.vmap(self.with_gradients, (0, None)))
+        self.visit = jax.jit(self._visit, static_argnames="kind")
 
     def free(self, constants: Constants) -> Constants:
         """Without those that are compiled in."""
@@ -75,6 +77,28 @@ class Compiled:
         (_, both), likelihood = jax.value_and_grad(of_likelihood, has_aux=True)(z)
         prior = jax.grad(lambda z: self.both(z, constants)[0].sum())(z)
         return *both, prior, likelihood
+
+    def _visit(self, constants: Constants, state: State, *rest: Any, kind: str) -> Any:
+        """Langevin steps of all chains: `overdamped`, whose other arguments follow."""
+        step, rate, noise, uniform, strength = rest
+        shape = state.position.shape
+        one = jax.vmap(self._evaluate, (0, None))
+
+        def evaluate(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+            value, gradient = one(z.reshape(-1, *self.shape), constants)
+            return value.reshape(shape[:-1]), gradient.reshape(shape)
+
+        return overdamped(evaluate, state, step, rate, noise, uniform, strength, kind)
+
+    def _evaluate(self, z: jax.Array, constants: Constants) -> tuple[jax.Array, jax.Array]:
+        """The sum of both log densities, and its gradient."""
+
+        def total(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+            found = self.log_density(z, constants)
+            return found.sum(), found
+
+        (_, value), gradient = jax.value_and_grad(total, has_aux=True)(z)
+        return value, gradient
 
 
 _KNOWN: OrderedDict[str, list[Compiled]] = OrderedDict()  # by structure, the latest used last
