@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -74,15 +75,20 @@ def form(value: Any) -> Any:
     return (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
 
 
+NESTED = frozenset({tuple, list, dict, torch.Size})
+
+
 def mapped(tree: Any, replace: Callable[[Any], Any]) -> Any:
     """Nested arguments with every leaf replaced; a named tuple, such as `Ref`, is a leaf."""
     kind = type(tree)
     if kind is tuple or kind is list:
-        return kind([mapped(item, replace) for item in tree])
+        # most trees are flat: a call saved for each leaf
+        found = [mapped(x, replace) if type(x) in NESTED else replace(x) for x in tree]
+        return found if kind is list else tuple(found)
     if kind is dict:
-        return {key: mapped(item, replace) for key, item in tree.items()}
-    if isinstance(tree, list | tuple) and not hasattr(tree, "_fields"):
-        return tuple(mapped(item, replace) for item in tree)
+        return {key: mapped(x, replace) for key, x in tree.items()} if tree else tree
+    if kind in NESTED or (isinstance(tree, tuple) and not hasattr(tree, "_fields")):
+        return tuple(mapped(x, replace) for x in tree)
     return replace(tree)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -156,10 +158,23 @@ def capture(function: Callable[[Tensor], Any], example: Tensor, recorder: Record
     z = example.detach().clone()
     recorder.track(z, Ref(-1))
     steps = sdpa_kernel(SDPBackend.MATH)  # attention in operations that there are in the table
-    with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), steps, recorder:
-        result = functional(z)
-    operations, result = needed(recorder.operations, recorder.ref(result))
-    return lifted(operations, result, form(z))
+    with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), steps, _uncollected():
+        with recorder:
+            result = functional(z)
+        operations, result = needed(recorder.operations, recorder.ref(result))
+        return lifted(operations, result, form(z))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: it would go through all that is noted, again and again."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def needed(operations: list[Operation], result: Any) -> tuple[list[Operation], Any]:
@@ -168,6 +183,8 @@ def needed(operations: list[Operation], result: Any) -> tuple[list[Operation], A
     for i in range(len(operations) - 1, -1, -1):
         if i in wanted:
             wanted |= {ref.place for ref in refs((operations[i].args, operations[i].kwargs))}
+    if len(wanted - {-1}) == len(operations):
+        return operations, result
     place = {-1: -1} | {i: k for k, i in enumerate(sorted(wanted - {-1}))}
 
     def moved(tree: Any) -> Any:
