@@ -10,6 +10,7 @@ from typing import Any
 
 import arviz
 import matplotlib.image
+import pytest
 
 ROOT = Path(__file__).parents[2]
 SCORES = {"mse_all", "mse_observed", "mse_unobserved", "crps", "coverage_50", "coverage_90"}
@@ -121,3 +122,50 @@ def test_the_chains_benchmark_sets_every_kind_of_steps_beside_mala(tmp_path: Pat
         assert all(row["ess"] > 0 and row["climb"] > 0 for row in rows), kind
         low, ratio, high = found["ratio_to_MALA"][kind]["ess"]
         assert 0 < low <= ratio <= high
+
+
+def test_the_benchmark_of_growth_fits_slopes_and_draws_them(tmp_path: Path) -> None:
+    options = ["--only", "times", "chains", "--engine", "vjp", "eager"]
+    printed = run("growth.py", *options, "--json", "f.json", "--picture", "f.png", folder=tmp_path)
+    found = read(tmp_path / "f.json")["axes"]
+    assert list(found) == ["times", "chains"]
+    for lines in found.values():
+        assert [line["engine"] for line in lines] == ["vjp", "eager"]
+        for line in lines:
+            costs = (line["milliseconds"], line["first_seconds"])
+            assert all(len(cost) == 5 and min(cost) > 0 for cost in costs)
+            assert not line["left_out"] and line["slope"]["time"]["error"] >= 0
+            # a workspace of some kilobytes grows with the times: resident pages can tell
+            assert min(line["megabytes"]) >= 0 and max(line["megabytes"]) < 50
+    assert "times T" in printed and "worse than linear" in printed
+    assert matplotlib.image.imread(tmp_path / "f.png").std() > 0.01
+
+
+def test_slopes_are_those_of_powers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import growth
+
+    sizes = [10, 20, 40, 80, 160, 320]
+    # below the middle, sqrt(10 * 320), costs are anything
+    square = growth.slope(sizes, [7.0, 7.0, 7.0, *(x**2 for x in sizes[3:])])
+    line = growth.slope(sizes, [5.0 * x for x in sizes])
+    assert square is not None and line is not None
+    assert square.value == pytest.approx(2.0) and square.worse
+    assert line.value == pytest.approx(1.0) and not line.worse
+    assert growth.Slope(1.2, 0.05).worse and not growth.Slope(1.2, 0.1).worse
+    assert growth.slope(sizes[:2], [1.0, 2.0]) is None
+
+
+def test_memory_is_what_a_chain_holds_beyond_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import torch
+    from growth_point import Memory
+
+    memory, megabytes = Memory("cpu"), 64
+    memory.give_back(at_once=True)
+    torch.ones(4 * megabytes * 2**18).sum()  # a peak of earlier, to be forgotten
+    before = memory.held()
+    memory.reset()
+    torch.ones(megabytes * 2**18).sum()  # and gone
+    assert memory.peak() - before == pytest.approx(megabytes * 2**20, rel=0.25)
+    memory.give_back(at_once=False)
