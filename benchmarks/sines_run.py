@@ -117,9 +117,10 @@ def _first_half(series: Series) -> Series:
 
 
 Trained = tuple[LatentODE, dict[str, Guide], dict[str, History]]
+Fit = Callable[..., History]  # `fit`, or something with its arguments
 
 
-def train_latent_ode(run: Run, data: Data) -> Trained:
+def train_latent_ode(run: Run, data: Data, fit: Fit = fit) -> Trained:
     """Gaussian prior, ELBO, encoder: as published, with learned scale and KL warm-up."""
     model = latent_ode()
     guide = encoder_guide(model, data, run)
@@ -128,7 +129,7 @@ def train_latent_ode(run: Run, data: Data) -> Trained:
     return model, {"latent_ode": guide, "latent_ode_refined": refined}, {"history": history}
 
 
-def train_langevin(run: Run, data: Data) -> Trained:
+def train_langevin(run: Run, data: Data, fit: Fit = fit) -> Trained:
     """Energy prior, posterior by persistent Langevin chains, no encoder."""
     model = latent_ode(energy_prior(), tolerance=FINE)
     guide = LangevinGuide(model, data.train, hot_until=0.25)
@@ -138,7 +139,7 @@ def train_langevin(run: Run, data: Data) -> Trained:
     return model, {"ode_lebm_langevin": guide}, {"history": history}
 
 
-def train_refined(run: Run, data: Data) -> Trained:
+def train_refined(run: Run, data: Data, fit: Fit = fit) -> Trained:
     """Energy prior; the encoder by the ELBO, then refined draws, last the energy alone."""
     prior = energy_prior(FullNormal(LATENT), num_chains=1024, refresh=10, steps=3)
     model = latent_ode(prior)

@@ -169,3 +169,49 @@ def test_memory_is_what_a_chain_holds_beyond_its_data(monkeypatch: pytest.Monkey
     torch.ones(megabytes * 2**18).sum()  # and gone
     assert memory.peak() - before == pytest.approx(megabytes * 2**20, rel=0.25)
     memory.give_back(at_once=False)
+
+
+def test_the_time_to_an_error_is_read_off_the_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from math import inf
+
+    from time_to_error import ratio, reached
+
+    seconds = [0.0, 1.0, 2.0, 4.0]
+    assert reached(seconds, [1.0, 1.0, 1.0, 0.01], 0.1) == pytest.approx(3.0)
+    # to stay there: what went up again has not arrived
+    assert reached(seconds, [1.0, 0.01, 1.0, 0.01], 0.1) == pytest.approx(3.0)
+    assert reached(seconds, [1.0, 0.01, 0.01, 1.0], 0.1) == inf
+    assert reached(seconds, [1.0, 1.0, None, 0.01], 0.1) == 4.0
+    assert reached(seconds, [0.1, 0.1, 0.1, 0.1], 0.1) == 1.0
+    both = ratio([20.0, 40.0], [10.0, 10.0], (50.0, 50.0))
+    assert both["kind"] == "exactly" and both["mean"] == pytest.approx(8**0.5)
+    assert both["low"] < both["mean"] < both["high"]
+    # who did not arrive took longer than it trained, however long that would have been
+    assert ratio([20.0, inf], [10.0, 10.0], (50.0, 50.0))["kind"] == "at least"
+    assert ratio([20.0, inf], [10.0, 10.0], (50.0, 50.0))["seeds"] == [2.0, 5.0]
+    assert ratio([20.0], [inf], (50.0, 80.0)) == {
+        "seeds": [0.25],
+        "kinds": ["at most"],
+        "kind": "at most",
+        "mean": pytest.approx(0.25),
+    }
+    assert ratio([20.0, inf], [inf, 10.0], (50.0, 50.0))["mean"] is None
+
+
+def test_the_benchmark_of_time_to_an_error_can_be_taken_up_again(tmp_path: Path) -> None:
+    printed = run("time_to_error.py", "--json", "f.json", folder=tmp_path)
+    found = read(tmp_path / "f.json")
+    methods = ["latent_ode", "ode_lebm_refined", "ode_lebm_langevin", "obvious"]
+    assert list(found["curves"]) == methods
+    for method, (result,) in found["curves"].items():
+        rows = result["rows"]
+        assert method in printed and rows[0]["iterations"] == 0
+        assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+        assert all(0 < row[way] < 10 for row in rows for way in ("own", "annealed"))
+    for way in ("own", "annealed"):
+        end = found["curves"]["latent_ode"][0]["validation"][way]
+        assert found[way]["target"] == pytest.approx(1.05 * end)
+        assert set(found[way]["ratio"]["ode_lebm_refined"]) == {"latent_ode", "obvious"}
+    again = run("time_to_error.py", "--resume", "--json", "g.json", folder=tmp_path)
+    assert read(tmp_path / "g.json") == found and "iterations a second" in again
