@@ -39,27 +39,22 @@ def draw(
             for line in lines:
                 style = styles.setdefault((line["engine"], line["device"]), len(styles))
                 _curve(ax, line, kind, style)
-            _linear(ax)
             _sizes(ax, sorted({size for line in lines for size in line["sizes"]}))
         pair[0].tick_params(labelbottom=False)
         pair[1].set_xlabel(labels[name] + (" (time is the chain's)" if name == "langevin" else ""))
     for ax in grid.transpose(0, 2, 1).reshape(-1, len(KINDS))[len(axes) :].ravel():
         ax.remove()
     for row in grid.reshape(-1, columns):
-        _room(row[0])
-        for ax in row:
-            if ax.figure is not None:
-                _finish(ax)
+        shown = [ax for ax in row if ax.figure is not None]
+        low, high = row[0].get_ylim()
+        for ax in shown:
+            _linear(ax)
+            _finish(ax)
+        row[0].set_ylim(low, high * (high / low) ** 0.45)  # room for the legends
     for band in grid:
         band[0, 0].set_ylabel("time of a Langevin step (ms)")
         band[1, 0].set_ylabel("peak memory beyond the data (MB)")
     figure.savefig(path, dpi=120)
-
-
-def _room(ax: Axes) -> None:
-    """For the legends, above the curves of a row."""
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high * (high / low) ** 0.45)
 
 
 def _curve(ax: Axes, line: Mapping[str, Any], kind: str, style: int) -> None:
@@ -87,9 +82,7 @@ def _linear(ax: Axes) -> None:
         return
     x, y = max((curve[-1] for curve in curves), key=lambda point: point[1])
     first = min(curve[0, 0] for curve in curves)
-    limits = ax.get_ylim()
     ax.plot([first, x], [y * first / x, y], ls=":", lw=1, color=MUTED, zorder=0, label="linear")
-    ax.set_ylim(*limits)
 
 
 def _sizes(ax: Axes, sizes: Sequence[int]) -> None:
