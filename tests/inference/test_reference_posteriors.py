@@ -46,6 +46,8 @@ def drawn(name: str, posterior: str) -> tuple[dict[str, Any], int]:
         # from uniform starts one chain in four is caught in a minor mode of lynx and hare
         near = {k: v + 0.1 * torch.randn(4, *v.shape) for k, v in (start or {}).items()}
         options |= {"num_chains": 4, "initial_params": near or None}
+        # at NumPyro's own .8 one chain of twelve had hundreds of divergences there
+        options["kernel_options"] = {"target_accept_prob": 0.95}
         run: Any = NumPyroMCMC(model, "nuts", 2000, 1000, **options)
         groups = 4
     else:
