@@ -140,10 +140,10 @@ def show_chain(found: dict[str, Any], best: float, device: str) -> None:
     if with_diffrax(device):
         print(
             f"  {'diffrax':21} {found['milliseconds']['diffrax']:8.1f} ms, its gradients "
-            f"{found['diffrax_gap']:.1g} from dopri5's; faster than it:"
+            f"{found['diffrax_gap']:.1g} from dopri5's; times as fast as it:"
         )
     for name, ratio in found["against_diffrax"].items():
-        print(f"    {name:19} {told(ratio, WANTED_DIFFRAX.get(name))} times", flush=True)
+        print(f"    {name:19} {told(ratio, WANTED_DIFFRAX.get(name))}", flush=True)
 
 
 def main() -> None:
