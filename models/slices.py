@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import partial
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_lebm import recompute
+from pyro_lebm.rescored import Rescored
 
 ROWS = 4096  # states in a slice: enough to keep a processor busy
 
 Emit = Callable[[Tensor], TorchDistribution]
 
 
-class SeenInSlices(TorchDistribution):
+class SeenInSlices(Rescored):
     """Sequences seen along a path through an emission that treats each time by itself.
 
     The gradient of the density computes the emission's inner values anew, slice by slice: beside
@@ -31,27 +31,19 @@ class SeenInSlices(TorchDistribution):
         modules: those whose parameters it uses, see `recompute.again`.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
     def __init__(
         self, path: Tensor, mask: Tensor, emit: Emit, modules: Sequence[nn.Module] = ()
     ) -> None:
-        super().__init__(path.shape[:-2], mask.shape[1:], validate_args=False)
+        super().__init__(path.shape[:-2], mask.shape[1:], partial(_seen, emit, path, mask))
         self._path, self._mask = path, mask
         self._emit, self._modules = emit, modules
-
-    @cached_property
-    def whole(self) -> TorchDistribution:
-        """The distribution of all times at once."""
-        x: TorchDistribution = self._emit(self._path).mask(self._mask).to_event(2)
-        return x
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log likelihood of each sequence, ``(..., N)``."""
         size = max(1, ROWS // max(self._path.shape[:-2].numel(), 1))
 
         def of(path: Tensor, mask: Tensor, part: Tensor) -> Tensor:
-            found: Tensor = self._emit(path).mask(mask).to_event(2).log_prob(part)
+            found: Tensor = _seen(self._emit, path, mask).log_prob(part)
             return found
 
         total = self._path.new_zeros(self.batch_shape)
@@ -60,32 +52,10 @@ class SeenInSlices(TorchDistribution):
             total = total + recompute.again(of, path, mask, part, modules=self._modules)
         return total
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws of every entry, observed or not."""
-        drawn: Tensor = self.whole.sample(torch.Size(sample_shape))
-        return drawn
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> TorchDistribution:
-        """Itself where nothing changes."""
-        if torch.Size(batch_shape) == self.batch_shape:
-            return self
-        wide: TorchDistribution = self.whole.expand(batch_shape)
-        return wide
-
-    @property
-    def support(self) -> Any:
-        """That of the emission."""
-        return self.whole.support
-
-    @property
-    def mean(self) -> Tensor:
-        """Of every entry."""
-        return self.whole.mean
-
-    @property
-    def variance(self) -> Tensor:
-        """Of every entry."""
-        return self.whole.variance
+def _seen(emit: Emit, path: Tensor, mask: Tensor) -> TorchDistribution:
+    x: TorchDistribution = emit(path).mask(mask).to_event(2)
+    return x
 
 
 @torch.no_grad()

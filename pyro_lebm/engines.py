@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 
 Engine = Literal["auto", "eager", "native", "vjp", "xla", "compile"]
 ENGINES: tuple[str, ...] = get_args(Engine)
+# Those that compile recorded programs, and what does it.
+COMPILERS = {"xla": "pyro_lebm.xla.bound", "compile": "pyro_lebm.inductor"}
 
 _picked: ContextVar[list[str] | None] = ContextVar("picked", default=None)
 _asked: ContextVar[Engine] = ContextVar("engine", default="auto")
@@ -80,8 +82,7 @@ def watching() -> Iterator[list[str]]:
 
 def compiler(name: str) -> Callable[..., Any]:
     """What compiles recorded programs, of the engines that do."""
-    module = {"xla": "pyro_lebm.xla.bound", "compile": "pyro_lebm.inductor"}[name]
-    found: Callable[..., Any] = importlib.import_module(module).Bound
+    found: Callable[..., Any] = importlib.import_module(COMPILERS[name]).Bound
     return found
 
 

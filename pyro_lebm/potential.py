@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .engines import ENGINES, Engine, watching
+from .engines import COMPILERS, ENGINES, Engine, watching
 from .engines import engine as asking
 from .program import Model, Program
 
@@ -58,6 +58,11 @@ class Potential:
             raise ValueError(f"engine: expected one of {ENGINES}, got {engine!r}")
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
+        if strategy == "plate" and engine in COMPILERS:
+            raise ValueError(
+                f"strategy: expected 'auto', 'vmap' or 'loop' with engine={engine!r}, which maps "
+                "chains itself, got 'plate'"
+            )
         for name, (size, full) in program.minibatches.items():
             raise ValueError(
                 f"model: expected full data, got plate {name!r} with a minibatch of {size} out of "

@@ -15,7 +15,7 @@ from pyro import poutine
 from torch import Tensor
 
 from .distribution import annealed
-from .engines import asked, compiler, pick
+from .engines import COMPILERS, asked, compiler, pick
 from .frozen import frozen
 from .layout import Layout
 from .moves import Whole
@@ -116,7 +116,7 @@ class Program(Layout):
         """
         lead = z.shape[: z.ndim - 1 - len(self.common)]
         flat = z.reshape((lead.numel(), *z.shape[len(lead) :]))
-        if asked() in ("xla", "compile"):
+        if asked() in COMPILERS:
             parts = self.compiled(flat[0], asked()).parts(flat)
         else:
             with self._scoring():

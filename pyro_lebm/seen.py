@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -14,6 +13,7 @@ from torch import Tensor
 from . import handwritten, native
 from .once import Once
 from .problem import Observed, Problem
+from .rescored import Rescored
 
 
 def solve(
@@ -99,7 +99,7 @@ def _wide(problem: Problem, scale: Tensor) -> Tensor:
     return scale.detach().expand(problem.data.values.shape[2]).contiguous()
 
 
-class SeenPath(TorchDistribution):
+class SeenPath(Rescored):
     r"""Sequences seen along the trajectories from ``z0``, entry by entry.
 
     .. math:: \log p(x \mid z_0) = \sum_t m_t \log p(x_t \mid G(z(t))), \quad \dot z = F(z)
@@ -116,8 +116,6 @@ class SeenPath(TorchDistribution):
         eager: makes the same distribution by PyTorch's own operations.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
     def __init__(
         self,
         z0: Tensor,
@@ -125,24 +123,19 @@ class SeenPath(TorchDistribution):
         scale: Tensor,
         eager: Callable[[], TorchDistribution],
     ) -> None:
-        super().__init__(z0.shape[:-1], problem.data.mask.shape[1:], validate_args=False)
-        self._z0, self._problem, self._scale, self._make = z0, problem, scale, eager
+        super().__init__(z0.shape[:-1], problem.data.mask.shape[1:], eager)
+        self._z0, self._problem, self._scale = z0, problem, scale
 
     @property
     def values(self) -> Tensor:
         """The data's own, 0 where hidden, ``(N, T, D)``: scored faster than a copy of them."""
         return self._problem.data.values
 
-    @cached_property
-    def eager(self) -> TorchDistribution:
-        """The same distribution by PyTorch's own operations."""
-        return self._make()
-
     def log_prob(self, value: Tensor) -> Tensor:
         """Log likelihood of each sequence, ``(*batch, N)``."""
         problem, data = self._problem, self._problem.data
         if value.shape != data.mask.shape or value.requires_grad or value.dtype != self._z0.dtype:
-            other: Tensor = self.eager.log_prob(value)
+            other: Tensor = self.plain.log_prob(value)
             return other
         if value is not data.values:
             data = Observed(value.detach().contiguous(), data.mask)
@@ -154,30 +147,3 @@ class SeenPath(TorchDistribution):
         if problem.likelihood == "poisson":
             found = found - data.log_factorials
         return found
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws of every entry, observed or not."""
-        drawn: Tensor = self.eager.sample(torch.Size(sample_shape))
-        return drawn
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> TorchDistribution:
-        """Itself where nothing changes."""
-        if torch.Size(batch_shape) == self.batch_shape:
-            return self
-        wide: TorchDistribution = self.eager.expand(batch_shape)
-        return wide
-
-    @property
-    def support(self) -> Any:
-        """That of the emission."""
-        return self.eager.support
-
-    @property
-    def mean(self) -> Tensor:
-        """Of every entry."""
-        return self.eager.mean
-
-    @property
-    def variance(self) -> Tensor:
-        """Of every entry."""
-        return self.eager.variance

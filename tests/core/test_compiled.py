@@ -215,6 +215,12 @@ def test_what_cannot_be_followed_is_refused_not_wrong(
         target(torch.randn(2, target.dim))
 
 
+@each_engine
+def test_a_further_plate_is_refused_not_computed_otherwise(name: Any) -> None:
+    with pytest.raises(ValueError, match=f"strategy: .* with engine='{name}', .* got 'plate'"):
+        potential(honest, engine=name, strategy="plate")
+
+
 def test_without_jax_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'pyro-lebm\[numpyro\]'"), engine("xla"):

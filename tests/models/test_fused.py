@@ -193,8 +193,8 @@ def test_other_values_and_draws_are_left_to_pytorch(way: Engine) -> None:
         trace = pyro.poutine.trace(model).get_trace(series)
     fn: Any = trace.nodes["x"]["fn"]
     draws = torch.randn(2, *series.values.shape)
-    assert torch.equal(fn.log_prob(draws), fn.eager.log_prob(draws))
-    ours, theirs = (x.log_prob(draws[0]).detach() for x in (fn, fn.eager))  # fused for one set
+    assert torch.equal(fn.log_prob(draws), fn.plain.log_prob(draws))
+    ours, theirs = (x.log_prob(draws[0]).detach() for x in (fn, fn.plain))  # fused for one set
     assert close(ours, theirs)
     assert fn.sample().shape == series.values.shape
     assert fn.mean.shape == series.values.shape
