@@ -112,7 +112,8 @@ class LangevinGuide(Guide):
         self.chains = new_chains(self.program, step_size, dynamics=dynamics, friction=friction)
 
     def schedule(self, progress: float) -> None:
-        """Hot steps before ``hot_until``, adjusted ones from there on."""
+        """Hot steps before ``hot_until``, adjusted ones from there on, of sizes that settle."""
+        self.chains.moving = 1.0 - progress
         self.hot = progress < self.hot_until
 
     def forward(self, *args: Any, **kwargs: Any) -> None:

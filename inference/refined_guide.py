@@ -54,7 +54,7 @@ class RefinedGuide(Guide):
             `LangevinGuide`.
         refine_from: progress of the training at which refinement begins.
         step_size: start of the steps' adaptation, per sequence.
-        adjusted, dynamics, friction: of the steps, as for `LangevinGuide`.
+        adjusted, dynamics, friction, adapt: of the steps, as for `LangevinGuide`.
 
     Example:
         >>> import torch
@@ -81,18 +81,20 @@ class RefinedGuide(Guide):
         adjusted: bool = True,
         dynamics: Dynamics = "overdamped",
         friction: float = 0.05,
+        adapt: bool | None = None,
     ) -> None:
         super().__init__(guide.program)
         check_step_size(step_size)
         check_share("refine_from", refine_from)
         self.guide, self.refine_from = guide, refine_from
         self.steps = inner_steps(steps)
-        self.adjusted = adjusted
+        self.adjusted, self.adapt = adjusted, adapt
         self.refining = True  # until `schedule` says that training begins
         self.chains = new_chains(self.program, step_size, dynamics=dynamics, friction=friction)
 
     def schedule(self, progress: float) -> None:
         """The encoder alone before ``refine_from``, refined draws from there on."""
+        self.chains.moving = 1.0 - progress
         self.refining = progress >= self.refine_from
 
     def forward(self, series: Series, **kwargs: Any) -> None:
@@ -112,6 +114,7 @@ class RefinedGuide(Guide):
                 index=program.index,
                 start=self._start(program, q, proposal.detach()),
                 adjusted=self.adjusted,
+                adapt=self.adapt,
                 keep=self.training,
                 whole=program.whole(program.draw),
             )

@@ -37,6 +37,9 @@ class Chains(nn.Module):
         step_size: ``(*chains)``.
         visited: bool ``(*chains)``: whether a chain was ever advanced.
         adapted: whole numbers ``(*chains)``: steps over which a chain's step size was adapted.
+        moving: from 0 to 1, how fast the density changes from visit to visit, for the adaptation of
+            the step sizes to follow: see `moves.adaptation_rate`. Guides set it to the share of the
+            training that is left.
         acceptance: ``()``: the mean of the last visit, of a test not made where it is unadjusted.
 
     Raises:
@@ -78,6 +81,7 @@ class Chains(nn.Module):
         if not friction > 0:
             raise ValueError(f"friction: expected a positive number, got {friction}")
         self.dynamics, self.friction = dynamics, friction
+        self.moving = 0.2
         shape = position.shape[:-1]
         self.register_buffer("position", position.detach().clone(), persistent=False)
         self.register_buffer("step_size", position.new_full(shape, step_size), persistent=False)
@@ -131,7 +135,7 @@ class Chains(nn.Module):
         step = self.step_size[at]
         if adapt is None:
             adapt = adjusted or self.dynamics == "underdamped"
-        rate = adaptation_rate(self.adapted[at]) if adapt else torch.zeros_like(step)
+        rate = adaptation_rate(self.adapted[at], self.moving) if adapt else torch.zeros_like(step)
         unknown = torch.full_like(step, math.nan)
         count = int(steps)
         first = evaluate(log_density, begin)

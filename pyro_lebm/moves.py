@@ -33,25 +33,25 @@ Visit = Callable[[LogDensity, "Walk", int], "Walk"]
 Whole = Callable[["Walk", int, float | None, bool], "Walk"]
 """A visit of overdamped steps as one compiled function, by how hot and whether adjusted."""
 
-FIRST_RATE, LAST_RATE = 0.1, 0.02
+FASTEST = 0.1  # rate of adaptation
 MALT_ACCEPTANCE = 0.8  # of a whole trajectory, as `inference.MALT` has it
 UNADJUSTED_ACCEPTANCE = 0.95  # of a test that is not made, as `inference.Underdamped` has it
 
 
-def adaptation_rate(steps: Tensor) -> Tensor:
+def adaptation_rate(steps: Tensor, moving: float = 0.0) -> Tensor:
     r"""How fast step sizes adapt that were adapted over n steps before, ``(*chains)``.
 
-    .. math:: r_n = \max(0.1 / \sqrt{1 + n / 10},\; 0.02)
+    .. math:: r_n = 0.1 \max\{(1 + n / 10)^{-1/2},\; m\}
 
     A step that follows its own chain biases it, in proportion to the rate (Andrieu & Thoms 2008):
     at a constant .1 the variance of a normal came out 6 % too small. A rate that fell to nothing
-    would lose a density that moves, as it does while a model learns.
+    would lose a density that moves, as it does while a model learns: m, from 0 to 1, says how fast.
 
     Example:
-        >>> adaptation_rate(torch.tensor([0, 30, 1000]))
+        >>> adaptation_rate(torch.tensor([0, 30, 1000]), moving=0.2)
         tensor([0.1000, 0.0500, 0.0200])
     """
-    return (FIRST_RATE / (1.0 + steps / 10.0).sqrt()).clamp(min=LAST_RATE)
+    return FASTEST * (1.0 + steps / 10.0).rsqrt().clamp(min=moving)
 
 
 class Walk(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 
 import scalars as known
 from pyro_lebm import Series
-from pyro_lebm.checkpoint import CheckpointError
+from pyro_lebm.checkpoint import CheckpointError, read_state
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, RefinedGuide, fit
 from scalars import Scalars, maximum_likelihood, scalars
 
@@ -92,21 +92,28 @@ def test_dynamics_that_do_not_exist_are_refused() -> None:
 def test_steps_that_vary_are_reported_bounded_and_taken_up_again(tmp_path: Path) -> None:
     series = scalars(40)
 
-    def run(steps: int, resume: bool = False) -> Any:
+    class Interrupted(Scalars):
+        calls = 0
+
+        def forward(self, series: Series) -> None:
+            type(self).calls += 1
+            if self.calls == 40:
+                raise KeyboardInterrupt
+            super().forward(series)
+
+    def run(model: Scalars, **files: Any) -> Any:
         torch.manual_seed(0)
-        model = Scalars()
         guide = guide_of("langevin", model, series, steps=(2, 12), step_size=0.02)
-        options: dict[str, Any] = {"progress": False, "seed": 0, "final_rate": 1.0}
-        file = tmp_path / "run.pt" if steps < 15 or resume else None
-        history = fit(
-            model, guide, series, max_steps=steps, checkpoint=file, resume=resume, **options
-        )
+        options = {"max_steps": 15, "snapshot_every": 2, "progress": False, "seed": 0}
+        history = fit(model, guide, series, **options, **files)
         return model, history.column("steps")
 
-    whole, taken = run(15)
+    whole, taken = run(Scalars())
     assert taken.min() >= 2 and 5 < taken.max() <= 12 and bool((taken == taken.round()).all())
-    run(6)
-    again, resumed = run(15, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupted(), checkpoint=tmp_path / "run.pt")
+    assert 2 <= read_state(tmp_path / "run.pt", kind="training")["current"]["step"] < 15
+    again, resumed = run(Scalars(), checkpoint=tmp_path / "run.pt", resume=True)
     assert torch.equal(taken, resumed) and torch.equal(whole.estimate, again.estimate)
 
 
