@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pyro
 import torch
@@ -169,9 +170,9 @@ class LatentODE(PyroModule):
 
         def eager() -> TorchDistribution:
             path = self._path(field, z0, series.times, series.covariates)
-            if self.recompute and possible(path):
+            if self.recompute and possible(path, emission):
                 emit = partial(self._emit, emission)
-                return SeenInSlices(path, series.mask, emit, [emission])
+                return SeenInSlices(path, series.mask, emit, emission)
             x: TorchDistribution = self._emit(emission, path).mask(series.mask).to_event(2)
             return x
 
@@ -341,5 +342,12 @@ class LatentODE(PyroModule):
 
 
 def _whole(series: Series) -> bool:
-    """Whether it is its whole data set, in order."""
-    return len(series) == series.total and bool((series.index.diff() == 1).all())
+    """Whether it is its whole data set, in order; looked up once, as a host waits for its GPU."""
+    if len(series) != series.total:
+        return False
+    if series not in _IN_ORDER:
+        _IN_ORDER[series] = bool((series.index.diff() == 1).all())
+    return _IN_ORDER[series]
+
+
+_IN_ORDER: WeakKeyDictionary[Series, bool] = WeakKeyDictionary()

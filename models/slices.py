@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -28,15 +28,13 @@ class SeenInSlices(Rescored):
         path: ``(..., N, T, L)``.
         mask: ``(N, T, D)``.
         emit: the distribution of batch shape ``(..., N, t, D)`` of states ``(..., N, t, L)``.
-        modules: those whose parameters it uses, see `recompute.again`.
+        network: whose parameters it uses, see `recompute.again`.
     """
 
-    def __init__(
-        self, path: Tensor, mask: Tensor, emit: Emit, modules: Sequence[nn.Module] = ()
-    ) -> None:
+    def __init__(self, path: Tensor, mask: Tensor, emit: Emit, network: nn.Module) -> None:
         super().__init__(path.shape[:-2], mask.shape[1:], partial(_seen, emit, path, mask))
         self._path, self._mask = path, mask
-        self._emit, self._modules = emit, modules
+        self._emit, self._network = emit, network
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log likelihood of each sequence, ``(..., N)``."""
@@ -49,7 +47,7 @@ class SeenInSlices(Rescored):
         total = self._path.new_zeros(self.batch_shape)
         paths, masks = self._path.split(size, -2), self._mask.split(size, -2)
         for path, mask, part in zip(paths, masks, value.split(size, -2), strict=True):
-            total = total + recompute.again(of, path, mask, part, modules=self._modules)
+            total = total + recompute.again(of, path, mask, part, of=self._network)
         return total
 
 

@@ -24,12 +24,12 @@ class _Detached(Messenger):
             msg["value"] = msg["value"].detach()
 
 
-def _held(program: Callable[..., Any]) -> list[nn.Module]:
+def held(program: Callable[..., Any]) -> list[nn.Module]:
     """The modules that a program is, is bound to, or names."""
     if isinstance(program, nn.Module):
         return [program]
     if isinstance(program, partial):
-        return [m for part in (program.func, *program.args) for m in _held(part)]
+        return [m for part in (program.func, *program.args) for m in held(part)]
     found = [getattr(program, "__self__", None)]
     if isfunction(program):
         with suppress(ValueError):  # a variable of the closure that is not set yet
@@ -56,7 +56,7 @@ def frozen(program: Callable[..., Any]) -> Iterator[None]:
         >>> layer.weight.requires_grad
         True
     """
-    modules = [module for held in _held(program) for module in held.modules()]
+    modules = [module for top in held(program) for module in top.modules()]
     swapped = [(module, dict(module._parameters)) for module in modules if module._parameters]
     contexts = {m._pyro_context: m._pyro_context.used for m in modules if isinstance(m, PyroModule)}
     try:

@@ -53,7 +53,8 @@ def trajectory(
         adjoint: constant-memory gradients of the adaptive methods, by the adjoint equation.
         recompute: gradients of a fixed method that keep the states between segments of the path
             alone and compute the rest anew: memory grows as the square root of the number of steps,
-            at a third more time. Under `torch.func` transforms everything is kept.
+            at a third more time. Under `torch.func` transforms, and for a field with `PyroSample`
+            attributes, everything is kept.
 
     Returns:
         ``(..., N, T, L)`` (``(..., T, L)`` for z0 ``(..., L)`` and shared times).
@@ -89,7 +90,7 @@ def trajectory(
         raise ValueError(f"step_size: expected a number > 0, got {step_size}")
     # The slack keeps span / (span / K) at K steps in spite of rounding.
     steps = max(1, math.ceil((end - begin) / step_size - 1e-6))
-    if recompute and possible(z0):
+    if recompute and possible(z0, field):
         h = (end - begin) / steps
         return path_in_segments(field, z0, times, begin, h, steps, FIXED[method])
     return _solve(field, z0, times, begin, end, steps, method)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
 from memory import Memory
@@ -149,6 +151,87 @@ def test_memory_grows_as_the_square_root_of_the_steps() -> None:
     assert at[256] / at[64] < 2.3 and at[64] / at[16] < 2.3
     plain = {steps: peak(20, steps, False) for steps in (64, 256)}
     assert plain[256] / plain[64] > 3.2 and plain[256] > 10 * at[256]
+
+
+def test_times_of_each_sequence_s_own_cost_no_path_a_segment() -> None:
+    times = torch.rand(8, 500, generator=torch.Generator().manual_seed(0)).sort(-1).values
+    peaks = []
+    for steps in (16, 1024):  # 4 segments, 32
+        with Memory() as memory:
+            path = trajectory(
+                lambda t, z: -z,
+                torch.ones(8, 2, requires_grad=True),
+                times,
+                t0=0.0,
+                step_size=1 / steps,
+                recompute=True,
+            )
+            path.sum().backward()
+        peaks.append(memory.peak / (path.numel() * path.element_size()))
+    assert peaks[1] < peaks[0] + 1
+
+
+class Decay(PyroModule):
+    """dz/dt = -rate z, the rate a site of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = PyroSample(dist.LogNormal(0.0, 1.0))
+
+    def forward(self, t: Tensor, z: Tensor) -> Any:
+        return -self.rate * z  # type: ignore[operator]
+
+
+class Decaying(PyroModule):
+    def __init__(self, recompute: bool) -> None:
+        super().__init__()
+        self.field, self.recompute = Decay(), recompute
+
+    def forward(self, z0: Tensor) -> None:
+        times = torch.linspace(0, 1, 5)
+        path = trajectory(self.field, z0, times, step_size=0.1, recompute=self.recompute)
+        pyro.sample("x", dist.Normal(path, 1.0).to_event(3), obs=torch.zeros_like(path))
+
+
+def test_a_field_with_sampled_weights_is_not_sampled_again() -> None:
+    found = []
+    for recompute in (False, True):
+        z0 = torch.ones(1, 1, requires_grad=True)
+        given = pyro.poutine.condition(Decaying(recompute), {"field.rate": torch.tensor(2.0)})
+        density = pyro.poutine.trace(given).get_trace(z0).log_prob_sum()
+        assert isinstance(density, Tensor)
+        found.append(torch.autograd.grad(density, [z0])[0])
+    assert torch.equal(*found)
+
+
+def test_a_closure_over_a_network_is_held_fixed_both_times() -> None:
+    class Model(PyroModule):
+        def __init__(self, recompute: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.network, self.recompute = nn.Linear(2, 2), recompute
+
+        def forward(self, x: Tensor) -> None:
+            network = self.network
+            with pyro.plate("n", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                path = trajectory(
+                    lambda t, z: network(z).tanh(),
+                    z,
+                    torch.linspace(0, 1, 3),
+                    step_size=0.1,
+                    recompute=self.recompute,
+                )
+                pyro.sample("x", dist.Normal(path, 1.0).to_event(2), obs=x)
+
+    found = []
+    for recompute in (False, True):
+        model = Model(recompute)
+        guide = LangevinGuide(model, torch.ones(3, 3, 2), steps=2)
+        torch.manual_seed(1)
+        guide(torch.ones(3, 3, 2))
+        found.append(guide.chains.position)
+    assert torch.allclose(*found)
 
 
 def test_many_chains_and_predictions_fall_back() -> None:
