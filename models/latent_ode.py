@@ -250,8 +250,8 @@ class LatentODE(PyroModule):
 
         Whatever the prior: drawing from one may cost far more than the solve; the states are the
         same each time, so that only the field can change a step. A trainer calls it once an epoch.
-        A step is kept while its error is between an eighth of the tolerance and all of it, at the
-        cost of two solves; else one is chosen whose error is at most .7 of it.
+        A step is kept while its error is between a third of the tolerance and all of it, at the
+        cost of two solves; else one is chosen whose error is at most .8 of it.
 
         Raises:
             SolverError: no step within bounds reaches the tolerance.
@@ -264,7 +264,7 @@ class LatentODE(PyroModule):
         z0 = torch.randn(len(probe), self.latent, generator=same).to(probe.values)
         field = self._driven(self.field, probe.times, probe.covariates)
         if not fits(self, field, z0, probe.times):
-            self._choose(field, z0, probe.times, share=0.7)
+            self._choose(field, z0, probe.times, share=0.8)
 
     # Using a fitted model
 

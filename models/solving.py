@@ -20,7 +20,7 @@ class Solved(Protocol):
 
 
 def fits(model: Solved, field: Field, z0: Tensor, times: Tensor) -> bool:
-    """Whether a step's error is between an eighth of the tolerance and all of it.
+    """Whether a step's error is between a third of the tolerance and all of it.
 
     Below that a longer step would do, unless it is the longest that a search finds.
     """
@@ -29,7 +29,7 @@ def fits(model: Solved, field: Field, z0: Tensor, times: Tensor) -> bool:
         return False
     error = step_error(field, z0, times, step, t0=model.t0, method=model.method)
     longest = step * (FIRST_STEPS + 0.5) > span
-    return error <= model.tolerance and (longest or error >= model.tolerance / 8)
+    return error <= model.tolerance and (longest or error >= model.tolerance / 3)
 
 
 def check_solver(method: str, tolerance: float, adjoint: bool, recompute: bool) -> None:
