@@ -86,7 +86,7 @@ class Peer:
 
     def gradient(self, z: Tensor) -> Tensor:
         """Of the log density, in the states."""
-        return torch.from_numpy(self._jax.device_get(self._gradient(z.numpy())).copy())
+        return torch.from_numpy(self._jax.device_get(self._gradient(z.cpu().numpy())).copy())
 
     def chain(self, z: Tensor, steps: int, size: float) -> Callable[[], object]:
         """Unadjusted Langevin steps from z, compiled as one."""
@@ -102,6 +102,6 @@ class Peer:
             keys = jax.random.split(key, steps - 1)
             return jax.lax.scan(step, (z, self._gradient(z)), keys)[0]
 
-        start, key = jax.numpy.asarray(z.numpy()), jax.random.PRNGKey(0)
+        start, key = jax.numpy.asarray(z.cpu().numpy()), jax.random.PRNGKey(0)
         compiled = jax.jit(run)
         return lambda: jax.block_until_ready(compiled(start, key))

@@ -62,6 +62,7 @@ def fit_plainly(
     with tqdm(unit="step") as bar:
         while (progress := (time.perf_counter() - begin) / max_seconds) < 1:
             guide.schedule(progress)
+            posterior.moving = guide.chains.moving
             batch = next(batches)
             z = posterior.run(
                 functools.partial(density.log_joint, series=batch),

@@ -117,17 +117,11 @@ def multiplications(size: Size, times: int, steps: int) -> float:
     return 2.0 * 2 * BATCH * ((4 * steps + 1) * field + times * emission)
 
 
-def peak(repeats: int) -> float:
-    """Of sgemm on this thread, operations a second."""
-    a = torch.randn(1024, 1024)
-    runs = interleaved({"sgemm": lambda: a @ a}, repeats)["sgemm"]
-    return 2 * 1024**3 / statistics.median(runs)
-
-
 def models(
     size: Size, field: MLPField, emission: GaussianEmission, step: float
 ) -> dict[str, LatentODE]:
-    """The same model of plain perceptrons and of a user's own networks."""
+    """The same model of plain perceptrons and of a user's own networks, all copies."""
+    field, emission = copy.deepcopy((field, emission))
     own = GaussianEmission(
         size.latent, size.observed, scale=SCALE, network=sequential(emission.network)
     )
@@ -156,9 +150,9 @@ def measure_chain(
         kind: Program.read(model.to(device), series)
         for kind, model in models(size, field, emission, step).items()
     }
-    peer = obvious(
-        copy.deepcopy(sequential(field)).to(device), sequential(emission.network), series
-    )
+    networks = (sequential(field), sequential(emission.network))
+    theirs_field, theirs_mean = (copy.deepcopy(network).to(device) for network in networks)
+    peer = obvious(theirs_field, theirs_mean, series)
     in_jax = None
     if with_diffrax(device):
         in_jax = jax_peer.Peer(field, emission.network, SCALE, series)

@@ -42,14 +42,16 @@ from posterior_chain import (
     SIZES,
     STEPS,
     Size,
+    dopri5_errors,
     engines,
     label,
     measure_chain,
     models,
+    solved,
     ways,
     with_diffrax,
 )
-from trajectory import fitted_field, interleaved, paired, sequential
+from trajectory import errors, fitted_field, interleaved, matched_step, paired, sequential
 
 from pyro_lebm import Series, engine
 from pyro_lebm.engines import Engine
@@ -80,14 +82,17 @@ def peak(repeats: int, device: str) -> float:
     return 2 * n**3 / statistics.median(runs)
 
 
-def measure_step(field: MLPField, step_size: float, repeats: int, device: str) -> dict[str, Any]:
+def measure_step(field: MLPField, repeats: int, device: str) -> dict[str, Any]:
     """CPU time of a training step (on a GPU: time), engine by engine."""
     size = SIZES[0]
     times = irregular_sines(1, points=100, seed=1).times
     series = Series(times, torch.randn(BATCH, 100, 1)).to(device)
     emission = GaussianEmission(size.latent, 1, (size.width,), scale=SCALE)
+    z0 = 0.8 * torch.randn(BATCH, size.latent)
+    (error, _), truth = dopri5_errors(field, z0, times)
+    step_size = matched_step(field, z0, times, truth, error)
     peer = training_step.obvious(
-        sequential(field).to(device), sequential(emission.network), emission.log_scale, series
+        sequential(field), sequential(emission.network), emission.log_scale, series
     )
     store = pyro.get_param_store()
 
@@ -110,6 +115,8 @@ def measure_step(field: MLPField, step_size: float, repeats: int, device: str) -
     }
     seconds = interleaved({**runs, "dopri5": peer}, repeats, device)
     return {
+        "error_ours": errors(solved(field, z0, times, step_size), truth)[0],
+        "error_dopri5": error,
         "milliseconds": {k: 1e3 * statistics.median(v) for k, v in seconds.items()},
         "speedup": {k: paired(seconds["dopri5"], seconds[k]) for k in runs},
     }
@@ -175,9 +182,12 @@ def main() -> None:
                 report["chains"].append(measure_chain(size, field, points, repeats, device))
                 show_chain(report["chains"][-1], best, device)
     if "step" in args.only:
-        report["step"] = measure_step(small, 0.15, repeats, device)
+        report["step"] = measure_step(small, repeats, device)
         times = report["step"]["milliseconds"]
-        print(f"\ntraining step, small, 100 times: dopri5 {times['dopri5']:.0f} ms")
+        print(
+            f"\ntraining step, small, 100 times: dopri5 {times['dopri5']:.0f} ms; errors "
+            f"{report['step']['error_ours']:.2g} and {report['step']['error_dopri5']:.2g}"
+        )
         for name in ways(device):
             ratio = told(report["step"]["speedup"][name], WANTED_STEP.get(name))
             print(f"  {name:21} {times[name]:8.1f} ms  times dopri5: {ratio}")

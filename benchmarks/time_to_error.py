@@ -1,7 +1,8 @@
 """How long each method trains until its error at held-out points is down to a given one.
 
     python benchmarks/time_to_error.py [--quick] [--seeds 3] [--seconds 100] [--json FILE]
-                                       [--obvious-seconds N] [--device cuda] [--resume]
+                                       [--obvious-seconds 240] [--budgets 0.25 0.5 1]
+                                       [--device cuda] [--resume]
 
 Irregular sinusoids, interpolation: 400 training sequences, 50 of 100 points of each given; errors
 are mean squared ones of the posterior mean, at the 50 hidden points of 100 test sequences. Methods,
@@ -13,18 +14,20 @@ with the settings of ``irregular_sines.py``:
 - obvious: the same as the last, setting by setting, in plain torch with torchdiffeq's dopri5 and
   autograd; see ``obvious_training.py``.
 
-Each trains alone, on one thread, for the same seconds (the obvious way for more, if asked to, its
-schedules stretched with it), seed by seed. On the way the weights are kept twelve times, and scored
-afterwards, so that scoring takes no training time: by each method's own posterior (the encoder;
-annealing from prior and encoder; annealing from the prior) and by the same one for all (annealing
-from the prior, 20 draws).
+Each trains alone, on one thread, seed by seed, for the same seconds (the obvious way for more, if
+asked to), and again for a quarter and for half of them: the schedules are stretched to the seconds,
+so that a method that needs few gets there sooner when it is given few. On the way the weights are
+kept twelve times, and scored afterwards, so that scoring takes no training time: by each method's
+own posterior (the encoder; annealing from prior and encoder; annealing from the prior) and by the
+same one for all (annealing from the prior, 20 draws).
 
 The target is fixed by validation sequences: 1.05 times the error of the latent ODE at its end, the
 median over seeds. The time to it is when the error on test sequences falls below it to stay there,
-between two snapshots by the logarithm of the error. Who never does has no time but a bound, the
-seconds trained, and ratios with it are bounds too ("at least", "at most"). Ratios are geometric
-means over seeds, with the 95 % t interval of the paired ones. What is finished is kept in --out;
---resume goes on from there.
+between two snapshots by the logarithm of the error, in whichever training gets there first. Who
+never does has no time but a bound, the seconds of the longest training, and ratios with it are
+bounds too ("at least", "at most"). Ratios are geometric means over seeds, with the 95 % t interval
+of the paired ones unless one is a bound. What is finished is kept in --out; --resume goes on from
+there.
 """
 
 from __future__ import annotations
@@ -53,19 +56,20 @@ METHODS = (*TRAININGS, OBVIOUS)
 WAYS = {"own": "by its own posterior", "annealed": "by the same annealed posterior"}
 SLACK = 1.05  # the target, in errors of the latent ODE
 WANTED = {REFERENCE: 1.0, OBVIOUS: 10.0}  # times as fast as these
-Results = dict[str, list[dict[str, Any]]]  # by method, a seed each
+Results = dict[str, list[list[dict[str, Any]]]]  # by method, seed and budget, the longest last
 
 
 def run_all(runs: Sequence[Timed], folder: Path, resume: bool) -> Results:
     """One training after the other; those that are finished are read."""
-    found: Results = {method: [] for method in METHODS}
+    seeds = 1 + max(run.seed for run in runs)
+    found: Results = {method: [[] for _ in range(seeds)] for method in METHODS}
     with tqdm(runs, unit="training", position=0, leave=True) as bar:
         for run in bar:
-            bar.set_postfix_str(f"{run.method}, seed {run.seed}")
-            path = folder / f"seed{run.seed}" / f"{run.method}.json"
+            bar.set_postfix_str(f"{run.method}, seed {run.seed}, {run.seconds:g} s")
+            path = folder / f"seed{run.seed}" / f"{run.method}_{run.seconds:g}s.json"
             if not (resume and _is_done(path, run)):
                 write_json(path, measure(run))
-            found[run.method].append(json.loads(path.read_text()))
+            found[run.method][run.seed].append(json.loads(path.read_text()))
     return found
 
 
@@ -87,6 +91,11 @@ def reached(seconds: Sequence[float], errors: Sequence[float | None], target: fl
     return seconds[last] + share * (seconds[last + 1] - seconds[last])
 
 
+def soonest(runs: list[dict[str, Any]], way: str, target: float) -> float:
+    """The least time to the target, of trainings for different seconds."""
+    return min(reached(*_curve(run, way), target) for run in runs)
+
+
 def ratio(
     theirs: Sequence[float], ours: Sequence[float], limits: Sequence[float]
 ) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def ratio(
     logs = [[math.log(side) for side in each] for each in zip(*sides, strict=True)]
     found |= {"kind": bounds.pop() if bounds else "exactly"}
     found |= {"mean": math.exp(statistics.mean(logs[0]) - statistics.mean(logs[1]))}
-    if len(sides) > 1:
+    if len(sides) > 1 and found["kind"] == "exactly":
         gap = paired_interval(torch.tensor(logs[0]), torch.tensor(logs[1]))
         found |= {"low": math.exp(gap.low), "high": math.exp(gap.high)}
     return found
@@ -121,18 +130,19 @@ def _kind(theirs: float, ours: float) -> str:
 def summary(results: Results) -> dict[str, Any]:
     """Targets, times to them and their ratios, by both ways of scoring; iterations a second."""
     report: dict[str, Any] = {}
-    limits = {method: rows[0]["run"]["seconds"] for method, rows in results.items()}
+    longest = {method: [runs[-1] for runs in seeds] for method, seeds in results.items()}
+    limits = {method: runs[0]["run"]["seconds"] for method, runs in longest.items()}
     for way in WAYS:
-        ends = [each["validation"][way] for each in results[REFERENCE]]
+        ends = [each["validation"][way] for each in longest[REFERENCE]]
         target = SLACK * statistics.median(math.inf if end is None else end for end in ends)
         times = {
-            method: [reached(*_curve(each, way), target) for each in rows]
-            for method, rows in results.items()
+            method: [soonest(runs, way, target) for runs in seeds]
+            for method, seeds in results.items()
         }
         report[way] = {
             "target": target,
             "seconds": {m: [None if math.isinf(t) else t for t in v] for m, v in times.items()},
-            "final": {m: [each["rows"][-1][way] for each in v] for m, v in results.items()},
+            "final": {m: [each["rows"][-1][way] for each in v] for m, v in longest.items()},
             "ratio": {
                 ours: {
                     theirs: ratio(times[theirs], times[ours], (limits[theirs], limits[ours]))
@@ -142,7 +152,7 @@ def summary(results: Results) -> dict[str, Any]:
             },
         }
     for key, of in (("iterations_per_second", _rate), ("core_share", _share)):
-        report[key] = {m: statistics.median(map(of, rows)) for m, rows in results.items()}
+        report[key] = {m: statistics.median(map(of, runs)) for m, runs in longest.items()}
     return report | {"trained_seconds": limits}
 
 
@@ -201,22 +211,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=100.0, help="of each training")
     parser.add_argument("--obvious-seconds", type=float, help="of the obvious way, if others")
+    parser.add_argument("--budgets", type=float, nargs="+", default=(0.25, 0.5, 1.0))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--resume", action="store_true", help="keep finished trainings")
     parser.add_argument("--out", type=Path, default=Path("runs/time_to_error"))
     args = parser.parse_args()
     if args.quick:
-        args.seconds, args.seeds = min(args.seconds, 0.5), min(args.seeds, 1)
-    if args.seconds <= 0 or args.seeds < 1:
-        parser.error("--seconds and --seeds: expected positive numbers")
+        args.seconds, args.seeds, args.budgets = min(args.seconds, 0.5), 1, (0.5, 1.0)
+    if args.seconds <= 0 or args.seeds < 1 or min(args.budgets) <= 0:
+        parser.error("--seconds, --seeds and --budgets: expected positive numbers")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device: expected one that this machine has, got cuda")
     sizes: dict[str, Any] = {"tested": 6, "draws": 4} if args.quick else {}
     longer = {OBVIOUS: args.obvious_seconds or args.seconds}
     runs = [
-        Timed(method, seed, longer.get(method, args.seconds), device=args.device, **sizes)
+        Timed(method, seed, share * longer.get(method, args.seconds), device=args.device, **sizes)
         for seed in range(args.seeds)
         for method in METHODS
+        for share in sorted(args.budgets)
     ]
     torch.set_num_threads(1)
     os.environ["TQDM_POSITION"] = "1"  # of the trainings' bars: the first line is for all of them

@@ -43,17 +43,18 @@ def ours(model: LatentODE, series: Series) -> Callable[[], None]:
 
 
 def obvious(
-    field: nn.Module, mean: nn.Module, log_scale: Tensor, series: Series
+    field: nn.Sequential, mean: nn.Sequential, log_scale: Tensor, series: Series
 ) -> Callable[[], None]:
-    """The same step in plain torch, dopri5 and autograd."""
-    field, mean = copy.deepcopy(field), copy.deepcopy(mean)
-    scale = nn.Parameter(log_scale.detach().clone())
-    latent = 10
-    energy = MLPEnergy(latent, (100, 100))
+    """The same step in plain torch, dopri5 and autograd, on copies of the networks."""
+    latent, device = field[-1].out_features, series.values.device
+    assert isinstance(latent, int)
+    field, mean = (copy.deepcopy(network).to(device) for network in (field, mean))
+    energy = MLPEnergy(latent, (100, 100)).to(device)
+    scale = nn.Parameter(log_scale.detach().clone().to(device))
     parameters = [*field.parameters(), *mean.parameters(), *energy.parameters(), scale]
     adam = torch.optim.Adam(parameters, lr=1e-5)
-    posterior = torch.randn(len(series), latent)
-    prior = torch.randn(CHAINS, latent)
+    posterior = torch.randn(len(series), latent, device=device)
+    prior = torch.randn(CHAINS, latent, device=device)
 
     def log_prior(z: Tensor) -> Tensor:
         return -energy(z) - 0.5 * z.square().sum(-1)

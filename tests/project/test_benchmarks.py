@@ -177,7 +177,7 @@ def test_the_time_to_an_error_is_read_off_the_curve(monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from math import inf
 
-    from time_to_error import ratio, reached
+    from time_to_error import ratio, reached, soonest
 
     seconds = [0.0, 1.0, 2.0, 4.0]
     assert reached(seconds, [1.0, 1.0, 1.0, 0.01], 0.1) == pytest.approx(3.0)
@@ -192,6 +192,7 @@ def test_the_time_to_an_error_is_read_off_the_curve(monkeypatch: pytest.MonkeyPa
     # who did not arrive took longer than it trained, however long that would have been
     assert ratio([20.0, inf], [10.0, 10.0], (50.0, 50.0))["kind"] == "at least"
     assert ratio([20.0, inf], [10.0, 10.0], (50.0, 50.0))["seeds"] == [2.0, 5.0]
+    assert "low" not in ratio([20.0, inf], [10.0, 10.0], (50.0, 50.0))
     assert ratio([20.0], [inf], (50.0, 80.0)) == {
         "seeds": [0.25],
         "kinds": ["at most"],
@@ -199,6 +200,10 @@ def test_the_time_to_an_error_is_read_off_the_curve(monkeypatch: pytest.MonkeyPa
         "mean": pytest.approx(0.25),
     }
     assert ratio([20.0, inf], [inf, 10.0], (50.0, 50.0))["mean"] is None
+    # of several trainings the one that gets there first counts
+    rows = [{"seconds": s, "own": e} for s, e in zip(seconds, [1.0, 1.0, 1.0, 0.01], strict=True)]
+    late = {"rows": [{**row, "seconds": 2 * row["seconds"]} for row in rows]}
+    assert soonest([{"rows": rows}, late], "own", 0.1) == pytest.approx(3.0)
 
 
 def test_the_benchmark_of_time_to_an_error_can_be_taken_up_again(tmp_path: Path) -> None:
@@ -206,13 +211,14 @@ def test_the_benchmark_of_time_to_an_error_can_be_taken_up_again(tmp_path: Path)
     found = read(tmp_path / "f.json")
     methods = ["latent_ode", "ode_lebm_refined", "ode_lebm_langevin", "obvious"]
     assert list(found["curves"]) == methods
-    for method, (result,) in found["curves"].items():
+    for method, ((shorter, result),) in found["curves"].items():
         rows = result["rows"]
+        assert 2 * shorter["run"]["seconds"] == result["run"]["seconds"]
         assert method in printed and rows[0]["iterations"] == 0
         assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
         assert all(0 < row[way] < 10 for row in rows for way in ("own", "annealed"))
     for way in ("own", "annealed"):
-        end = found["curves"]["latent_ode"][0]["validation"][way]
+        end = found["curves"]["latent_ode"][0][-1]["validation"][way]
         assert found[way]["target"] == pytest.approx(1.05 * end)
         assert set(found[way]["ratio"]["ode_lebm_refined"]) == {"latent_ode", "obvious"}
     again = run("time_to_error.py", "--resume", "--json", "g.json", folder=tmp_path)
