@@ -187,12 +187,14 @@ class Chains(nn.Module):
         """
         # runs of older versions did not count them
         state = {"adapted": torch.zeros_like(self.adapted), **state}
-        for name, buffer in self.named_buffers():
-            if name not in state or state[name].shape != buffer.shape:
-                found = tuple(state[name].shape) if name in state else "nothing"
-                raise CheckpointError(
-                    f"chains' {name}: expected shape {tuple(buffer.shape)}, got {found}"
-                )
+        buffers = dict(self.named_buffers())
+        for name in {**buffers, **state}:
+            expected, found = (
+                f"shape {tuple(each[name].shape)}" if name in each else "nothing"
+                for each in (buffers, state)
+            )
+            if expected != found:
+                raise CheckpointError(f"chains' {name}: expected {expected}, got {found}")
         with torch.no_grad():
-            for name, buffer in self.named_buffers():
+            for name, buffer in buffers.items():
                 buffer.copy_(state[name])

@@ -109,7 +109,7 @@ def test_chains_are_no_weights_but_travel_with_the_training() -> None:
 def test_foreign_training_state_is_refused_and_nothing_changed() -> None:
     chains = Chains(torch.zeros(4, 2))
     before = chains.training_state()
-    with pytest.raises(ValueError, match=r"position: expected shape \(4, 2\), got \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"position: expected shape \(4, 2\), got shape \(3, 2\)"):
         chains.load_training_state(Chains(torch.ones(3, 2)).training_state())
     with pytest.raises(ValueError, match=r"chains' visited: expected shape \(4,\), got nothing"):
         chains.load_training_state({n: t for n, t in before.items() if n != "visited"})

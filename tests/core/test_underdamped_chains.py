@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_lebm.chains import Chains
+from pyro_lebm.checkpoint import CheckpointError
 from pyro_lebm.langevin import evaluate
 from pyro_lebm.moves import adaptation_rate
 from pyro_lebm.underdamped import baoab_step
@@ -25,12 +26,12 @@ def underdamped(position: Tensor, **options: Any) -> Chains:
     return Chains(position, dynamics="underdamped", **options)
 
 
-def assert_moments(z: Tensor, mean: Tensor, cov: Tensor, slack: float = 0.0) -> None:
-    """Of draws ``(n, dim)``; `slack` is a relative bias of the covariance that is allowed."""
+def assert_moments(z: Tensor, mean: Tensor, cov: Tensor) -> None:
+    """Of draws ``(n, dim)``."""
     n, scale = len(z), cov.diagonal().sqrt()
     assert bool(((z.mean(0) - mean).abs() < FALSE_ALARM * scale / math.sqrt(n)).all())
     error = (torch.cov(z.T) - cov) / torch.outer(scale, scale)
-    assert bool((error.abs() < slack + FALSE_ALARM * math.sqrt(2 / n)).all())
+    assert bool((error.abs() < FALSE_ALARM * math.sqrt(2 / n)).all())
 
 
 @pytest.mark.parametrize("adjusted", [True, False])
@@ -38,11 +39,10 @@ def assert_moments(z: Tensor, mean: Tensor, cov: Tensor, slack: float = 0.0) -> 
 def test_chains_reach_a_gaussian_from_afar_and_stay(known: Any, adjusted: bool) -> None:
     torch.manual_seed(0)
     chains = underdamped(4 * torch.randn(2000, len(known.mean)), step_size=0.5)
-    for _ in range(70):
-        z = chains.run(known.log_density, 10, adjusted=adjusted)
+    for visit in range(90):  # BAOAB's positions are exact in a Gaussian, too, but not while adapted
+        z = chains.run(known.log_density, 10, adjusted=adjusted, adapt=visit < 70)
         assert torch.equal(z, chains.position)
-    # adaptation at a rate of .02 takes a per cent or so of the variance, see `adaptation_rate`
-    assert_moments(z, known.mean, known.cov, slack=0.03)
+    assert_moments(z, known.mean, known.cov)
     velocity = chains.velocity
     assert velocity is not None
     assert bool((velocity.mean(0).abs() < FALSE_ALARM / math.sqrt(len(z))).all())
@@ -112,6 +112,8 @@ def test_a_run_taken_up_again_gives_the_same_numbers(adjusted: bool) -> None:
 
 def test_a_state_without_velocities_is_refused_and_one_without_counts_is_not() -> None:
     plain = Chains(torch.ones(4, 2)).training_state()
+    with pytest.raises(CheckpointError, match=r"velocity: expected nothing, got shape \(4, 2\)"):
+        Chains(torch.ones(4, 2)).load_training_state(underdamped(torch.ones(4, 2)).training_state())
     chains = underdamped(torch.zeros(4, 2))
     with pytest.raises(ValueError, match=r"chains' velocity: expected shape \(4, 2\), got nothing"):
         chains.load_training_state(plain)

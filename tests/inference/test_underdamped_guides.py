@@ -29,12 +29,13 @@ def test_draws_have_the_exact_posterior(kind: str, adjusted: bool) -> None:
     series, model = scalars(1000), Scalars(0.5, 1.5)
     mean, sd = known.posterior(series, 0.5, 1.5)
     guide = guide_of(kind, model, series, adjusted=adjusted, steps=6)
-    for _ in range(30):
+    for visit in range(40):
+        guide.adapt = visit < 30
         guide(series)
     z = (guide.chains.position[:, 0] - mean) / sd
-    # 1000 independent draws: five standard errors, and what adaptation takes of the variance
+    # 1000 independent draws: five standard errors
     assert abs(float(z.mean())) < 5 / 1000**0.5
-    assert abs(float(z.var()) - 1) < 0.03 + 5 * (2 / 1000) ** 0.5
+    assert abs(float(z.var()) - 1) < 5 * (2 / 1000) ** 0.5
     assert guide.chains.velocity is not None
     assert 0.7 < guide.statistics()["acceptance"] < 0.98
 
