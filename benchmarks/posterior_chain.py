@@ -90,7 +90,7 @@ def with_diffrax(device: str) -> bool:
 
 
 def chain(log_density: LogDensity, z: Tensor) -> Tensor:
-    """K Langevin steps."""
+    """K gradients, and the Langevin steps between them."""
     state = evaluate(log_density, z)
     for _ in range(STEPS - 1):
         state = ula_step(log_density, state, SIZE)
@@ -142,7 +142,7 @@ def measure_chain(
     z0 = 0.8 * torch.randn(BATCH, size.latent)
     emission = GaussianEmission(size.latent, size.observed, (size.width,), scale=SCALE)
     theirs, truth = dopri5_errors(field, z0, times)
-    step = matched_step(field, z0, times, truth, theirs[0])
+    step = matched_step(field, z0, times, truth, theirs)
     error = errors(solved(field, z0, times, step), truth)[0]
     series = Series(times, torch.randn(BATCH, points, size.observed)).to(device)
     z0 = z0.to(device)

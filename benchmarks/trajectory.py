@@ -80,15 +80,22 @@ def errors(path: Tensor, truth: Tensor) -> tuple[float, float]:
     return difference.square().mean().sqrt().item(), difference.abs().max().item()
 
 
-def matched_step(field: MLPField, z0: Tensor, times: Tensor, truth: Tensor, bound: float) -> float:
-    """The step of ``choose_step``, at the loosest tolerance that has an error within ``bound``."""
-    tolerance = 0.3
-    while True:
-        step = choose_step(field, z0, times, tolerance=tolerance)
+def matched_step(
+    field: MLPField, z0: Tensor, times: Tensor, truth: Tensor, bounds: tuple[float, float]
+) -> float:
+    """The longest step before one whose errors are not within both ``bounds`` any more."""
+    span, tolerance = float(times.max() - times.min()), 0.3
+
+    def fits(steps: int) -> bool:
         with torch.no_grad():
-            if errors(trajectory(field, z0, times, step_size=step), truth)[0] <= bound:
-                return step
+            found = errors(trajectory(field, z0, times, step_size=span / steps), truth)
+        return found[0] <= bounds[0] and found[1] <= bounds[1]
+
+    while not fits(steps := round(span / choose_step(field, z0, times, tolerance=tolerance))):
         tolerance /= 1.5
+    while steps > 1 and fits(steps - 1):
+        steps -= 1
+    return span / steps
 
 
 def interleaved(
@@ -137,7 +144,7 @@ def measure(
             double, z0.double(), times.double(), rtol=1e-8, atol=1e-8, method="dopri5"
         ).movedim(0, 1)
         theirs = errors(dopri5(field)(z0), truth)
-    step = matched_step(field, z0, times, truth, theirs[0])
+    step = matched_step(field, z0, times, truth, theirs)
 
     def ours(z: Tensor) -> Tensor:
         return trajectory(field, z, times, step_size=step)

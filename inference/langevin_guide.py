@@ -56,7 +56,7 @@ class LangevinGuide(Guide):
         dynamics: ``overdamped`` steps, MALA or ULA; or ``underdamped``, when not hot: a visit is
             one adjusted trajectory (Riou-Durand & Vogrinc 2022, arXiv 2202.13230), or unadjusted
             BAOAB steps (Leimkuhler & Matthews 2013, arXiv 1203.5428) whose velocity is kept from
-            visit to visit, the fastest where a small bias may be.
+            visit to visit, for where a small bias may be.
         friction: of underdamped steps, per step: a velocity is remembered over 1 / friction steps.
         adapt: adapt the step size of each chain; see `Chains.run`, where unadjusted overdamped
             steps alone keep to ``step_size`` by default.
