@@ -24,6 +24,7 @@ LIKELIHOODS: dict[type[nn.Module], str] = {
     BernoulliEmission: "bernoulli",
     PoissonEmission: "poisson",
 }
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,14 @@ def observation(
     """The series' distribution given z0: fused where it can be and was not asked to be eager."""
     if engines.asked() == "eager":
         return eager()
-    reason = why_not(seen, z0)
-    if reason:
-        engines.refuse(reason)
+    made = problem(seen, z0)
+    if isinstance(made, str):
+        engines.refuse(made)
         return eager()
-    name = chosen(z0)
-    engines.pick(name)
-    return _fused(seen, z0, eager, name)
+    engines.pick(made.engine)
+    emission = seen.emission
+    scale = emission.scale if isinstance(emission, GaussianEmission) else z0.new_ones(())
+    return SeenPath(z0, made, scale, eager)
 
 
 def chosen(z0: Tensor) -> Fused:
@@ -70,9 +72,31 @@ def chosen(z0: Tensor) -> Fused:
     return "vjp" if missing else "native"
 
 
-def why_not(seen: Seen, z0: Tensor) -> str | None:
-    """What the fused engines cannot do of this; None where they can."""
+def problem(seen: Seen, z0: Tensor) -> Problem | str:
+    """What the fused engines compute of this, or why they cannot."""
     field, emission, series = seen.field, seen.emission, seen.series
+    reason = _network_reason(field, emission) or _solver_reason(seen) or _states_reason(seen, z0)
+    if reason:
+        return reason
+    assert isinstance(field, MLPField) and isinstance(emission, Emission)
+    assert isinstance(emission.network, MLP) and seen.step_size is not None
+    latent, network = z0.shape[-1], emission.network
+    drift = Perceptron.of(field.layers, field.activation)
+    output = Perceptron.of(network.layers, network.activation)
+    # of most of these, PyTorch says what is wrong
+    if misfit := drift.misfit(latent, latent, z0):
+        return f"a field with {misfit}"
+    if misfit := output.misfit(latent, series.observed, z0):
+        return f"an emission with {misfit}"
+    prepared = Prepared.of(series)
+    if not (prepared.first >= seen.t0 and prepared.end > seen.t0):
+        return f"times from {prepared.first:g} to {prepared.end:g} and states at {seen.t0:g}"
+    readout = prepared.readout(seen.t0, seen.step_size, z0.dtype)
+    likelihood = LIKELIHOODS[type(emission)]
+    return Problem(readout, prepared.data, drift, output, likelihood, chosen(z0))
+
+
+def _network_reason(field: nn.Module, emission: nn.Module) -> str | None:
     if type(field) is not MLPField or field.clock is not None or field.control is not None:
         return f"a field that is no plain MLPField: {type(field).__name__}"
     if type(emission) not in LIKELIHOODS:
@@ -83,26 +107,40 @@ def why_not(seen: Seen, z0: Tensor) -> str | None:
     for name, network in (("field", field), ("emission", emission.network)):
         if network.activation not in ACTIVATIONS:
             return f"a {name} with the activation {network.activation}"
+    if any(_altered(module) for module in (field, emission, emission.network)):
+        return "a network with hooks or a forward of its own"
+    return None
+
+
+def _altered(module: nn.Module) -> bool:
+    own = vars(module)
+    return "forward" in own or any(own[hooks] for hooks in HOOKS)
+
+
+def _solver_reason(seen: Seen) -> str | None:
     if seen.method != "rk4" or seen.step_size is None:
         return f"a trajectory by {seen.method}"
-    if any(m._forward_hooks or m._forward_pre_hooks for m in (field, emission, emission.network)):
-        return "a network with hooks"
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling():
+        return "a program that is traced"
+    return None
+
+
+def _states_reason(seen: Seen, z0: Tensor) -> str | None:
     if z0.dtype not in (torch.float32, torch.float64):
         return f"latent states of {z0.dtype}"
     if type(z0) is not Tensor:  # of a tracing ELBO, such as TraceGraph_ELBO's
         return f"latent states that are of the type {type(z0).__name__}"
-    if emission.network.layers[-1].out_features != series.observed:
-        return "an emission of another shape"  # PyTorch says what is wrong with it
-    if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling():
-        return "a program that is traced"
-    if z0.ndim < 2 or z0.shape[-2] != len(series) or not _after(series, seen.t0):
-        return f"states of shape {tuple(z0.shape)} for {len(series)} sequences after {seen.t0:g}"
+    if z0.ndim < 2 or z0.shape[-2] != len(seen.series):
+        return f"latent states of shape {tuple(z0.shape)} for {len(seen.series)} sequences"
+    given = {"a series": seen.series.values}
+    if isinstance(seen.emission, GaussianEmission):
+        given["a scale"] = scale = seen.emission.log_scale
+        if scale.shape not in ((), (seen.series.observed,)):
+            return f"a scale of shape {tuple(scale.shape)} for {seen.series.observed} features"
+    for name, x in given.items():
+        if x.dtype != z0.dtype or x.device != z0.device:
+            return f"{name} of {x.dtype} on {x.device} for {z0.dtype} on {z0.device}"
     return None
-
-
-def _after(series: Series, t0: float) -> bool:
-    prepared = Prepared.of(series)
-    return prepared.first >= t0 and prepared.end > t0
 
 
 @functools.cache
@@ -112,21 +150,3 @@ def _missing_compiler() -> str | None:
     except native.NativeError as error:
         return str(error)
     return None
-
-
-def _fused(
-    seen: Seen, z0: Tensor, eager: Callable[[], TorchDistribution], name: Fused
-) -> TorchDistribution:
-    field, emission, prepared = seen.field, seen.emission, Prepared.of(seen.series)
-    assert isinstance(field, MLPField) and isinstance(emission, Emission)
-    assert isinstance(emission.network, MLP) and seen.step_size is not None
-    problem = Problem(
-        prepared.readout(seen.t0, seen.step_size, z0.dtype),
-        prepared.data,
-        Perceptron.of(field.layers, field.activation),
-        Perceptron.of(emission.network.layers, emission.network.activation),
-        LIKELIHOODS[type(emission)],
-        name,
-    )
-    scale = emission.scale if isinstance(emission, GaussianEmission) else z0.new_ones(())
-    return SeenPath(z0, problem, scale, eager)

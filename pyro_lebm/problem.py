@@ -28,6 +28,20 @@ class Perceptron:
         """Of these layers as they are now."""
         return cls(tuple(x.weight for x in layers), tuple(x.bias for x in layers), activation)
 
+    def misfit(self, inputs: int, outputs: int, like: Tensor) -> str | None:
+        """Why it cannot map ``(..., inputs)`` such as ``like`` to ``(..., outputs)``, if so."""
+        size = inputs
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            if bias is None:
+                return "a layer without bias"
+            for x in (weight, bias):
+                if x.dtype != like.dtype or x.device != like.device:
+                    return f"weights of {x.dtype} on {x.device} for {like.dtype} on {like.device}"
+            if weight.shape[1] != size or bias.shape != weight.shape[:1]:
+                return f"weights {tuple(weight.shape)} and {tuple(bias.shape)} for inputs ({size})"
+            size = len(weight)
+        return None if size == outputs else f"{size} outputs, not {outputs}"
+
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """Layer by layer, weight and bias."""

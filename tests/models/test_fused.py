@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fused_engines import FUSED, needs_native
 from pyro_lebm import Series, engine, potential
 from pyro_lebm.engines import Engine
 from pyro_lebm.langevin import evaluate
@@ -23,22 +24,9 @@ from pyro_lebm.models import (
     PoissonEmission,
 )
 from pyro_lebm.models.fused import chosen
-from pyro_lebm.native import NativeError, library
 from pyro_lebm.program import Program
 from pyro_lebm.seen import SeenPath
 
-
-def compiled() -> bool:
-    try:
-        library()
-    except NativeError:
-        return False
-    return True
-
-
-HERE = compiled()
-needs_native = pytest.mark.skipif(not HERE, reason="no native code here")
-ENGINES = [pytest.param("native", marks=needs_native), "vjp"]
 N, D = 37, 3  # more than two blocks of lanes, the last not full
 DEEP = {"hidden": (9, 5)}
 
@@ -127,7 +115,7 @@ def gradients(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lead", [(), (3,)], ids=["once", "chains"])
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("way", ENGINES)
+@pytest.mark.parametrize("way", FUSED)
 def test_densities_and_gradients_in_the_states(
     way: Engine, name: str, lead: tuple[int, ...], dtype: torch.dtype
 ) -> None:
@@ -147,7 +135,7 @@ def test_densities_and_gradients_in_the_states(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("way", ENGINES)
+@pytest.mark.parametrize("way", FUSED)
 def test_gradients_in_the_parameters(way: Engine, name: str, dtype: torch.dtype) -> None:
     model, series = built(name, dtype)
     z0 = torch.randn(N, 4, dtype=series.values.dtype)
@@ -173,7 +161,7 @@ def test_threads_do_not_change_it() -> None:
     assert torch.equal(found[0].gradient, found[1].gradient)
 
 
-@pytest.mark.parametrize("way", ENGINES)
+@pytest.mark.parametrize("way", FUSED)
 def test_what_overflows_has_no_density(way: Engine) -> None:
     model, series = built("gaussian")
     program, z = Program.read(model, series), torch.randn(N, 4)
@@ -186,7 +174,7 @@ def test_what_overflows_has_no_density(way: Engine) -> None:
     assert bool(torch.isfinite(state.gradient).all())
 
 
-@pytest.mark.parametrize("way", ENGINES)
+@pytest.mark.parametrize("way", FUSED)
 def test_other_values_and_draws_are_left_to_pytorch(way: Engine) -> None:
     model, series = built("gaussian")
     with engine(way):
@@ -201,7 +189,7 @@ def test_other_values_and_draws_are_left_to_pytorch(way: Engine) -> None:
     assert fn.expand((N,)) is fn and fn.expand((2, N)).batch_shape == (2, N)
 
 
-@pytest.mark.parametrize("way", ENGINES)
+@pytest.mark.parametrize("way", FUSED)
 def test_second_derivatives_are_refused_not_wrong(way: Engine) -> None:
     model, series = built("gaussian")
     program = Program.read(model, series)
@@ -212,7 +200,7 @@ def test_second_derivatives_are_refused_not_wrong(way: Engine) -> None:
             torch.autograd.grad(first.sum(), z)
 
 
-@pytest.mark.parametrize("way", ENGINES)
+@pytest.mark.parametrize("way", FUSED)
 def test_a_potential_tells_its_engine(way: Engine) -> None:
     model, series = built("gaussian")
     z = torch.randn(2, N * 4)

@@ -1,0 +1,118 @@
+"""What the fused engines must not be handed: they are told of it, and PyTorch has its own say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_lebm import Series, engine
+from pyro_lebm.engines import Engine
+from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
+from pyro_lebm.models.fused import Seen, problem
+from pyro_lebm.program import Program
+
+N = 3
+
+
+def series(first: float = 0.1) -> Series:
+    return Series(torch.linspace(first, 1, 5), torch.zeros(N, 5, 1))
+
+
+def log_density(model: LatentODE, way: Engine) -> Tensor:
+    with engine(way):
+        return Program.read(model, series()).log_density(torch.ones(N, 2))
+
+
+def model(**options: Any) -> LatentODE:
+    torch.manual_seed(0)
+    made = LatentODE(2, 1, **options)
+    made.load_state_dict({**made.state_dict(), "step_size": torch.tensor(0.1)})
+    return made
+
+
+def wide_scale() -> GaussianEmission:
+    emission = GaussianEmission(2, 1)
+    emission.log_scale = nn.Parameter(torch.zeros(3))
+    return emission
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"emission": lambda: GaussianEmission(1, 1)}, r"weights \(100, 1\) .* inputs \(2\)"),
+        ({"emission": lambda: GaussianEmission(5, 1)}, r"weights \(100, 5\) .* inputs \(2\)"),
+        ({"emission": lambda: GaussianEmission(2, 2)}, "an emission with 2 outputs, not 1"),
+        ({"emission": lambda: GaussianEmission(2, 1).double()}, "a scale of torch.float64 on cpu"),
+        ({"field": lambda: MLPField(2).double()}, "a field with weights of torch.float64 on cpu"),
+        ({"field": lambda: MLPField(2).to("meta")}, "weights of torch.float32 on meta"),
+        ({"field": lambda: MLPField(3)}, r"a field with weights \(100, 3\)"),
+        ({"emission": wide_scale}, r"a scale of shape \(3,\) for 1 features"),
+    ],
+)
+@pytest.mark.parametrize("way", ["native", "vjp"])
+def test_what_does_not_fit_is_left_to_pytorch(
+    way: Engine, options: dict[str, Callable[[], nn.Module]], reason: str
+) -> None:
+    made = model(**{name: make() for name, make in options.items()})
+    with pytest.raises(ValueError, match=f"'{way}' can do, got .*{reason}"):
+        log_density(made, way)
+    with pytest.raises((RuntimeError, ValueError), match=r"dtype|device|shape|size|features"):
+        log_density(made, "auto")  # what PyTorch says of it
+
+
+@pytest.mark.parametrize(
+    ("states", "values", "reason"),
+    [
+        ({}, {"dtype": torch.float64}, "a series of torch.float64 on cpu for torch.float32"),
+        ({}, {"device": "meta"}, "a series of torch.float32 on meta"),
+        ({"dtype": torch.bfloat16}, {}, "latent states of torch.bfloat16"),
+    ],
+)
+def test_states_and_series_are_alike(
+    states: dict[str, Any], values: dict[str, Any], reason: str
+) -> None:
+    made = model()
+    given = series().to(**values)
+    seen = Seen(given, made.field, made.emission, 0.0, "rk4", 0.1)
+    found = problem(seen, torch.zeros(N, 2, **states))
+    assert isinstance(found, str) and reason in found
+
+
+def without_bias(made: LatentODE) -> None:
+    made.field.layers[0].bias = None
+
+
+def another_forward(made: LatentODE) -> None:
+    made.field.forward = lambda t, z: -z
+
+
+def backward_hook(made: LatentODE) -> None:
+    made.emission.network.register_full_backward_hook(lambda *_: None)
+
+
+def forward_hook(made: LatentODE) -> None:
+    made.emission.network.register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("alter", "reason"),
+    [
+        (without_bias, "a field with a layer without bias"),
+        (another_forward, "a forward of its own"),
+        (backward_hook, "a network with hooks"),
+        (forward_hook, "a network with hooks"),
+    ],
+)
+@pytest.mark.parametrize("way", ["native", "vjp"])
+def test_altered_networks_are_left_to_pytorch(
+    way: Engine, alter: Callable[[LatentODE], None], reason: str
+) -> None:
+    made = model()
+    alter(made)
+    with pytest.raises(ValueError, match=f"'{way}' can do, got .*{reason}"):
+        log_density(made, way)
+    assert torch.equal(log_density(made, "auto"), log_density(made, "eager"))
