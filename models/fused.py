@@ -89,9 +89,10 @@ def problem(seen: Seen, z0: Tensor) -> Problem | str:
     if misfit := output.misfit(latent, series.observed, z0):
         return f"an emission with {misfit}"
     prepared = Prepared.of(series)
-    if not (prepared.first >= seen.t0 and prepared.end > seen.t0):
-        return f"times from {prepared.first:g} to {prepared.end:g} and states at {seen.t0:g}"
-    readout = prepared.readout(seen.t0, seen.step_size, z0.dtype)
+    t0 = prepared.rounded(seen.t0)
+    if not prepared.first >= t0 < prepared.end:
+        return f"times from {prepared.first:g} to {prepared.end:g} for states at {t0:g}"
+    readout = prepared.readout(t0, seen.step_size, z0.dtype)
     likelihood = LIKELIHOODS[type(emission)]
     return Problem(readout, prepared.data, drift, output, likelihood, chosen(z0))
 

@@ -56,6 +56,10 @@ class Prepared:
             data = Observed(series.filled.contiguous(), mask)
         return cls(data, times, float(first), float(end))
 
+    def rounded(self, t0: float) -> float:
+        """To the times' own precision: 0.7 as a double lies above 0.7 as a float."""
+        return float(torch.as_tensor(t0, dtype=self.times.dtype))
+
     def readout(self, t0: float, step: float, dtype: torch.dtype) -> Readout:
         """On the grid from t0 to the last time whose steps are at most ``step``."""
         key = (t0, step, dtype)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_lebm import Series, engine
+from fused_engines import FUSED
+from pyro_lebm import Series, engine, potential
 from pyro_lebm.engines import Engine
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
 from pyro_lebm.models.fused import Seen, problem
@@ -116,3 +117,22 @@ def test_altered_networks_are_left_to_pytorch(
     with pytest.raises(ValueError, match=f"'{way}' can do, got .*{reason}"):
         log_density(made, way)
     assert torch.equal(log_density(made, "auto"), log_density(made, "eager"))
+
+
+@pytest.mark.parametrize("way", FUSED)
+def test_states_may_lie_at_the_first_time(way: Engine) -> None:
+    made = model(t0=0.7)
+    given = Series(torch.tensor([0.7, 0.8, 1.0]), torch.ones(N, 3, 1))
+    found = [potential(made, given, engine=name)(torch.ones(1, 2 * N)) for name in (way, "eager")]
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [([0.1, 1.0], "times from 0.1 to 1 for"), ([0.2, 0.2], "times from 0.2 to 0.2 for")],
+)
+def test_times_before_the_states_or_none_after_them_are_told(times: list[float], told: str) -> None:
+    made, mask = model(), torch.tensor([[True, False]] * N)  # a padded tail repeats its last time
+    given = Series(torch.tensor(times), torch.zeros(N, 2, 1), mask)
+    seen = Seen(given, made.field, made.emission, 0.2, "rk4", 0.1)
+    assert problem(seen, torch.zeros(N, 2)) == f"{told} states at 0.2"
