@@ -75,13 +75,13 @@ class Prepared:
 
 
 def _state(*tensors: Tensor) -> tuple[int, ...] | None:
-    """What changes when they are written into; None for what is not to be kept.
+    """What changes when they are written into or exchanged; None for what is not to be kept.
 
     That is a graph that leads to them, and tensors whose changes PyTorch does not count.
     """
     if any(x.is_inference() or x.requires_grad for x in tensors):
         return None
-    return tuple(x._version for x in tensors)
+    return tuple(n for x in tensors for n in (x._version, x.data_ptr()))
 
 
 _Entry = tuple[tuple[int, ...], Prepared, tuple[int, ...] | None]

@@ -43,6 +43,15 @@ def test_a_change_in_place_is_seen(name: str) -> None:
     assert torch.equal(after.data.mask.bool(), one.mask)
 
 
+@pytest.mark.parametrize("name", ["times", "values", "mask"])
+def test_another_tensor_in_its_place_is_seen(name: str) -> None:
+    one = series()
+    before = Prepared.of(one)
+    tensor = getattr(one, name)
+    tensor.data = tensor.clone()  # PyTorch does not count this
+    assert Prepared.of(one) is not before
+
+
 def test_a_change_of_what_is_kept_is_undone() -> None:
     one = series()
     Prepared.of(one).data.values.zero_()
