@@ -1,6 +1,6 @@
 """Fused native code, compiled at its first use."""
 
-from .library import NativeError, Network, Task, library, run
+from .compilation import NativeError, library
 from .task import solve
 
-__all__ = ["NativeError", "Network", "Task", "library", "run", "solve"]
+__all__ = ["NativeError", "library", "solve"]

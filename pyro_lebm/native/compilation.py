@@ -1,4 +1,4 @@
-"""The native code's compilation at its first use, and its interface."""
+"""The native code's compilation at its first use."""
 
 from __future__ import annotations
 
@@ -7,85 +7,47 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 SOURCES = ("path.cpp", "network.h", "functions.h")
 # All of -ffast-math but what would take NaN for a number: a path that overflows must stay NaN.
 FLAGS = ["-std=c++17", "-O3", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
-TUNED = ["-march=native", "-mprefer-vector-width=512"]
+X86 = ("x86_64", "amd64")
+# for this processor, on X86 and elsewhere, where the compiler knows them
+TUNED = {True: ["-march=native", "-mprefer-vector-width=512"], False: ["-mcpu=native"]}
 SECONDS = 300  # a compiler's time
+PART = ".so.part"
 
 
 class NativeError(RuntimeError):
     """There is no native code: no compiler, or one that failed."""
 
 
-class Network(ctypes.Structure):
-    """A perceptron, as ``network.h`` has it."""
-
-    _fields_ = [
-        ("layers", ctypes.c_int32),
-        ("activation", ctypes.c_int32),
-        ("sizes", ctypes.c_void_p),
-        ("weights", ctypes.c_void_p),
-        ("biases", ctypes.c_void_p),
-    ]
-
-    @classmethod
-    def of(cls, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: int) -> Network:
-        """Of contiguous tensors, which must outlive it."""
-        sizes = [weights[0].shape[1], *(len(w) for w in weights)]
-        count = len(weights)
-        arrays = (
-            (ctypes.c_int32 * (count + 1))(*sizes),
-            (ctypes.c_void_p * count)(*(w.data_ptr() for w in weights)),
-            (ctypes.c_void_p * count)(*(b.data_ptr() for b in biases)),
-        )
-        network = cls(count, activation, *(ctypes.addressof(array) for array in arrays))
-        network.arrays = arrays  # kept alive with it
-        return network
-
-
-class Task(ctypes.Structure):
-    """What is to be computed, as ``path.cpp`` has it."""
-
-    _fields_ = [
-        ("field", Network),
-        ("emission", Network),
-        *((name, ctypes.c_int64) for name in ("sequences", "data", "times", "observed", "steps")),
-        ("h", ctypes.c_double),
-        ("own_times", ctypes.c_int32),
-        ("likelihood", ctypes.c_int32),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("node", "weights", "values", "mask", "scale", "z0", "seed")
-        ),
-        *((name, ctypes.c_void_p) for name in ("value", "grad_z0", "grad_weights")),
-        ("parameters", ctypes.c_int64),
-        ("threads", ctypes.c_int32),
-    ]
-
-
-def run(task: Task, dtype: torch.dtype) -> None:
-    """Compute it."""
-    task.threads = torch.get_num_threads()
-    library().pyro_lebm_path(ctypes.byref(task), int(dtype == torch.float64))
-
-
 @functools.cache
 def _outcome() -> ctypes.CDLL | NativeError:
     try:
-        return ctypes.CDLL(str(compiled()))
-    except (NativeError, OSError) as reason:
+        path = compiled()
+        try:
+            return _loaded(path)
+        except (OSError, AttributeError):  # empty or torn: a disk was full, a machine went down
+            path.unlink(missing_ok=True)
+            return _loaded(compiled())
+    except (NativeError, OSError, AttributeError) as reason:
         return NativeError(str(reason))
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    found = ctypes.CDLL(str(path))
+    found.pyro_lebm_path.restype = ctypes.c_int32
+    return found
 
 
 def library() -> ctypes.CDLL:
@@ -104,38 +66,68 @@ def compiled() -> Path:
     """The library's file, made if need be.
 
     It lies in ``$PYRO_LEBM_CACHE``, by default ``~/.cache/pyro_lebm``, under a name made of the
-    sources, the compiler's version and the processor: nothing old is ever taken for it.
+    sources, the compiler's version, its flags and the processor: nothing old is ever taken for it.
 
     Raises:
-        NativeError: no C++ compiler (``$CXX``, ``c++``, ``g++``, ``clang++``), or one that fails.
+        NativeError: no C++ compiler (``$CXX``; without that ``c++``, ``g++``, ``clang++``), or one
+            that fails; no folder to write to.
     """
     compiler = _compiler()
     here = Path(__file__).parent
     parts = [(here / name).read_bytes() for name in SOURCES]
-    parts += [_output(compiler, "--version"), _processor().encode(), repr(FLAGS + TUNED).encode()]
+    parts.append(_output(*compiler, "--version"))
+    flags = FLAGS + [
+        flag for flag in TUNED[platform.machine().lower() in X86] if _knows(compiler, flag)
+    ]
+    parts += [_processor().encode(), repr(flags).encode()]
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
-    folder = Path(os.environ.get("PYRO_LEBM_CACHE") or Path.home() / ".cache" / "pyro_lebm")
-    path = folder / f"path-{name}.so"
+    path = _folder() / f"path-{name}.so"
     if not path.exists():
-        _compile(compiler, here / SOURCES[0], path)
+        with _new(path) as made:
+            _output(*compiler, *flags, str(here / SOURCES[0]), "-o", made)
     return path
 
 
-def _compiler() -> str:
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
+def _compiler() -> list[str]:
+    """The command: ``$CXX`` may hold more than a word, such as ``ccache g++``."""
+    asked = os.environ.get("CXX", "")
+    try:
+        words = shlex.split(asked)
+    except ValueError:
+        words = [asked]
+    for command in [words] if words else [["c++"], ["g++"], ["clang++"]]:
+        if found := shutil.which(command[0]):
+            return [found, *command[1:]]
+    if words:
+        raise NativeError(f"CXX: expected a C++ compiler's command, got {asked!r}, not found")
     raise NativeError("no C++ compiler found: install one, or set CXX")
 
 
 def _processor() -> str:
-    """What ``-march=native`` stands for: a home folder may serve several machines."""
+    """What ``native`` stands for in flags: a home folder may serve several machines."""
+    machine = platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "".join(sorted({x for x in lines if x.startswith(("model name", "flags"))}))
     except OSError:
-        return f"{platform.machine()} {platform.processor()} {platform.node()}"
+        return f"{machine} {platform.processor()} {platform.node()}"
+    kinds = ("model name", "flags", "CPU part", "Features")
+    return machine + "".join(sorted({x for x in lines if x.startswith(kinds)}))
+
+
+def _folder() -> Path:
+    chosen = os.environ.get("PYRO_LEBM_CACHE")
+    try:
+        return Path(chosen) if chosen else Path.home() / ".cache" / "pyro_lebm"
+    except RuntimeError as reason:  # neither HOME nor an entry among the system's users
+        raise NativeError(f"no home folder ({reason}); set PYRO_LEBM_CACHE") from reason
+
+
+def _knows(compiler: list[str], flag: str) -> bool:
+    try:
+        _output(*compiler, flag, "-fsyntax-only", "-x", "c++", os.devnull)
+    except NativeError:
+        return False
+    return True
 
 
 def _output(*command: str) -> bytes:
@@ -148,22 +140,31 @@ def _output(*command: str) -> bytes:
     return done.stdout
 
 
-def _compile(compiler: str, source: Path, path: Path) -> None:
+@contextmanager
+def _new(path: Path) -> Iterator[str]:
+    """A file to write to, then renamed: neither another process nor a kill finds half of it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # beside it, then renamed: neither another process nor a kill finds half a library
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".so.part")
-        os.close(handle)
+        _tidy(path.parent)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=PART)
     except OSError as reason:
         raise NativeError(
             f"{path.parent}: cannot be written ({reason}); set PYRO_LEBM_CACHE"
         ) from reason
+    os.close(handle)
     made = Path(name)
     try:
-        try:
-            _output(compiler, *FLAGS, *TUNED, str(source), "-o", name)
-        except NativeError:  # a compiler that does not know the flags of this processor
-            _output(compiler, *FLAGS, str(source), "-o", name)
+        yield name
+        with made.open("rb") as file:
+            os.fsync(file.fileno())
         made.replace(path)
     finally:
         made.unlink(missing_ok=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed compilations left."""
+    for part in folder.glob(f"*{PART}"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > 2 * SECONDS:
+                part.unlink()

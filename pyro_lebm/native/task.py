@@ -2,12 +2,61 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pyro_lebm.problem import ACTIVATIONS, LIKELIHOODS, Perceptron, Problem
 
-from .library import Network, Task, run
+from .compilation import library
+
+
+class Network(ctypes.Structure):
+    """A perceptron, as ``network.h`` has it."""
+
+    _fields_ = [
+        ("layers", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("sizes", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("biases", ctypes.c_void_p),
+    ]
+
+    @classmethod
+    def of(cls, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: int) -> Network:
+        """Of contiguous tensors, which must outlive it."""
+        sizes = [weights[0].shape[1], *(len(w) for w in weights)]
+        count = len(weights)
+        arrays = (
+            (ctypes.c_int32 * (count + 1))(*sizes),
+            (ctypes.c_void_p * count)(*(w.data_ptr() for w in weights)),
+            (ctypes.c_void_p * count)(*(b.data_ptr() for b in biases)),
+        )
+        network = cls(count, activation, *(ctypes.addressof(array) for array in arrays))
+        network.arrays = arrays  # kept alive with it
+        return network
+
+
+class Task(ctypes.Structure):
+    """What is to be computed, as ``path.cpp`` has it."""
+
+    _fields_ = [
+        ("field", Network),
+        ("emission", Network),
+        *((name, ctypes.c_int64) for name in ("sequences", "data", "times", "observed", "steps")),
+        ("h", ctypes.c_double),
+        ("own_times", ctypes.c_int32),
+        ("likelihood", ctypes.c_int32),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("node", "weights", "values", "mask", "scale", "z0", "seed")
+        ),
+        *((name, ctypes.c_void_p) for name in ("value", "grad_z0", "grad_weights")),
+        ("parameters", ctypes.c_int64),
+        ("threads", ctypes.c_int32),
+    ]
 
 
 def solve(
@@ -40,7 +89,8 @@ def solve(
         arrays |= {"seed": seed, "grad_weights": sums}
     for name, array in arrays.items():
         setattr(task, name, array.data_ptr())
-    run(task, z0.dtype)
+    task.threads = torch.get_num_threads()
+    library().pyro_lebm_path(ctypes.byref(task), int(z0.dtype == torch.float64))
     return value, grad_z0, sums
 
 
