@@ -8,8 +8,10 @@
 // Arrays inside are (rows, LANES); nothing is as long as the data but the data.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -53,6 +55,8 @@ template <class T> struct Buffer {
 
 constexpr int64_t KEPT = 4 << 20;  // bytes of a solver's hidden values kept between its two passes
 
+constexpr int64_t SHORT = 16;  // times whose log likelihoods are added up in T itself
+
 template <class T> struct Block {
     static constexpr int B = LANES<T>;
     const Task &task;
@@ -60,7 +64,8 @@ template <class T> struct Block {
     int64_t latent, steps, segment, observed;
     bool gradients, parameters;
     Buffer<T> nodes, slopes, gnodes, gslopes, h, d, stages, work, path, gpath, out, gout, eh, ed, k, v,
-        value, acc;
+        acc, part;
+    Buffer<double> value, gscale;  // sums over all times, where float would lose digits
     std::vector<int64_t> row;  // of the data, for each lane
     int64_t first = 0, lanes = 0;
 
@@ -69,7 +74,8 @@ template <class T> struct Block {
           gradients(t.grad_z0 || t.grad_weights), parameters(t.grad_weights != nullptr), row(B) {
         int64_t of_step = 4 * (2 * field.hidden + latent) * B * (int64_t)sizeof(T);
         segment = gradients ? std::max<int64_t>(1, std::min(steps, KEPT / of_step)) : 1;
-        for (auto *b : {&nodes, &slopes, &gnodes, &gslopes}) b->size((steps + 1) * latent * B);
+        for (auto *b : {&nodes, &slopes}) b->size((steps + 1) * latent * B);
+        for (auto *b : {&gnodes, &gslopes}) b->size(gradients ? (steps + 1) * latent * B : 0);
         int64_t evaluations = 4 * segment + 1;
         h.size(evaluations * field.hidden * B);
         d.size(evaluations * field.hidden * B);
@@ -82,8 +88,13 @@ template <class T> struct Block {
         k.size(5 * latent * B);
         v.size(2 * latent * B);
         value.size(B);
-        if (parameters) acc.size((field.parameters + emission.parameters + observed) * B);
-        if (parameters) std::fill(acc.data, acc.data + task.parameters * B, T(0));
+        part.size(B);
+        if (!parameters) return;
+        int64_t networks = task.parameters - observed;
+        acc.size(networks * B);
+        std::fill(acc.data, acc.data + networks * B, T(0));
+        gscale.size(observed * B);
+        std::fill(gscale.data, gscale.data + observed * B, 0.0);
     }
 
     int64_t L() const { return latent * B; }
@@ -195,7 +206,6 @@ template <class T> struct Block {
     // Log likelihood of what was seen at time t, and its derivative by the emission's output
     void compare(int64_t t) {
         const T *scale = (const T *)task.scale, *values = (const T *)task.values;
-        T *gscale = parameters ? acc.data + (task.parameters - observed) * B : nullptr;
         for (int64_t o = 0; o < observed; ++o) {
             T x[B], seen[B];
             for (int b = 0; b < B; ++b) {
@@ -204,14 +214,13 @@ template <class T> struct Block {
                 seen[b] = b < lanes && task.mask[at] ? T(1) : T(0);
             }
             const T *m = out.data + o * B;
-            T *g = gout.data + o * B, *total = value.data;
+            T *g = gout.data + o * B, *total = part.data;
             if (task.likelihood == GAUSSIAN) {
                 T inverse = 1 / scale[o], constant = -std::log(scale[o]) - T(0.91893853320467274178);
                 for (int b = 0; b < B; ++b) {
                     T r = (x[b] - m[b]) * inverse;
                     total[b] += seen[b] * (constant - T(0.5) * r * r);
                     g[b] = seen[b] * r * inverse;
-                    if (gscale) gscale[o * B + b] += lane_seed(b) * seen[b] * (r * r - 1) * inverse;
                 }
             } else if (task.likelihood == BERNOULLI) {
                 for (int b = 0; b < B; ++b) {
@@ -226,8 +235,18 @@ template <class T> struct Block {
                     g[b] = c == m[b] ? seen[b] * (x[b] - rate) : T(0);
                 }
             }
-            if (parameters)
-                for (int b = 0; b < B; ++b) g[b] *= lane_seed(b);
+            if (!parameters) continue;
+            if (task.likelihood == GAUSSIAN)  // g is r / sigma
+                for (int b = 0; b < B; ++b)
+                    gscale.data[o * B + b] += lane_seed(b) * (g[b] * (x[b] - m[b]) - seen[b]) / scale[o];
+            for (int b = 0; b < B; ++b) g[b] *= lane_seed(b);
+        }
+    }
+
+    void add_part() {
+        for (int b = 0; b < B; ++b) {
+            value.data[b] += part.data[b];
+            part.data[b] = T(0);
         }
     }
 
@@ -244,7 +263,8 @@ template <class T> struct Block {
             for (int64_t j = 0; j < latent; ++j) nodes.data[j * B + b] = z0[i * latent + j];
         }
         for (int64_t s = 0; s < steps; s += segment) advance(s, std::min(steps, s + segment));
-        std::fill(value.data, value.data + B, T(0));
+        std::fill(value.data, value.data + B, 0.0);
+        std::fill(part.data, part.data + B, T(0));
         if (gradients) {
             std::fill(gnodes.data, gnodes.data + (steps + 1) * n, T(0));
             std::fill(gslopes.data, gslopes.data + (steps + 1) * n, T(0));
@@ -253,6 +273,7 @@ template <class T> struct Block {
             read(t);
             emission.forward(path.data, out.data, eh.data, ed.data);
             compare(t);
+            if (t % SHORT == SHORT - 1 || t == task.times - 1) add_part();
             if (!gradients) continue;
             emission.backward(path.data, eh.data, ed.data, gout.data, gpath.data, work.data,
                               parameters ? acc.data : nullptr);
@@ -283,24 +304,48 @@ template <class T> void run(const Task &task) {
     const int64_t blocks = (task.sequences + LANES<T> - 1) / LANES<T>;
     const int threads = (int)std::max<int64_t>(1, std::min<int64_t>(task.threads, blocks));
     std::vector<Buffer<T>> sums(threads);
+    std::vector<Buffer<double>> of_scale(threads);
+    std::atomic<bool> failed{false};
     auto work = [&](int thread) {
-        Block<T> block(task, field, emission);
-        for (int64_t i = thread; i < blocks; i += threads) block.run(i * LANES<T>);
-        sums[thread] = std::move(block.acc);
+        try {
+            Block<T> block(task, field, emission);
+            for (int64_t i = thread; i < blocks; i += threads) block.run(i * LANES<T>);
+            sums[thread] = std::move(block.acc);
+            of_scale[thread] = std::move(block.gscale);
+        } catch (...) {  // what leaves a thread ends the program
+            failed = true;
+        }
     };
     std::vector<std::thread> others;
-    for (int i = 1; i < threads; ++i) others.emplace_back(work, i);
+    others.reserve(threads);
+    int share = 1;
+    try {
+        for (; share < threads; ++share) others.emplace_back(work, share);
+    } catch (...) {  // no more threads are to be had: the rest of the shares are done here
+    }
     work(0);
+    for (; share < threads; ++share) work(share);
     for (auto &other : others) other.join();
+    if (failed) throw std::bad_alloc();
     if (!task.grad_weights) return;
-    T *g = (T *)task.grad_weights;
-    for (auto &sum : sums)
-        for (int64_t i = 0; i < task.parameters; ++i)
-            for (int b = 0; b < LANES<T>; ++b) g[i] += sum.data[i * LANES<T> + b];
+    const int64_t networks = task.parameters - task.observed;
+    auto add = [](auto &each, int64_t rows, T *to) {
+        for (auto &sum : each)
+            for (int64_t i = 0; i < rows; ++i)
+                for (int b = 0; b < LANES<T>; ++b) to[i] += T(sum.data[i * LANES<T> + b]);
+    };
+    add(sums, networks, (T *)task.grad_weights);
+    add(of_scale, task.observed, (T *)task.grad_weights + networks);
 }
 
 }  // namespace
 
-extern "C" void pyro_lebm_path(const Task *task, int32_t of_double) {
-    of_double ? run<double>(*task) : run<float>(*task);
+// 0 where it was done, 1 where memory was not enough
+extern "C" int32_t pyro_lebm_path(const Task *task, int32_t of_double) {
+    try {
+        of_double ? run<double>(*task) : run<float>(*task);
+        return 0;
+    } catch (...) {
+        return 1;
+    }
 }

@@ -90,7 +90,8 @@ def solve(
     for name, array in arrays.items():
         setattr(task, name, array.data_ptr())
     task.threads = torch.get_num_threads()
-    library().pyro_lebm_path(ctypes.byref(task), int(z0.dtype == torch.float64))
+    if library().pyro_lebm_path(ctypes.byref(task), int(z0.dtype == torch.float64)):
+        raise MemoryError(f"engine: not enough memory for {task.steps} steps of 'native'")
     return value, grad_z0, sums
 
 
