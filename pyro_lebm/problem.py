@@ -9,9 +9,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 ACTIVATIONS = ("tanh", "softplus", "elu", "silu", "relu")  # in the native code's order
 LIKELIHOODS = ("gaussian", "bernoulli", "poisson")
+SUPPORTS: dict[str, constraints.Constraint] = {
+    "gaussian": constraints.real,
+    "bernoulli": constraints.boolean,
+    "poisson": constraints.nonnegative_integer,
+}
 Fused = Literal["native", "vjp"]
 
 
@@ -143,6 +149,13 @@ class Observed:
 
     values: Tensor
     mask: Tensor
+    _within: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
+
+    def within(self, likelihood: str) -> bool:
+        """Whether the likelihood can have made all values; looked at once."""
+        if likelihood not in self._within:
+            self._within[likelihood] = bool(SUPPORTS[likelihood].check(self.values).all())
+        return self._within[likelihood]
 
     @cached_property
     def columns(self) -> Columns:

@@ -133,13 +133,11 @@ class SeenPath(Rescored):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log likelihood of each sequence, ``(*batch, N)``."""
-        problem, data = self._problem, self._problem.data
-        if value.shape != data.mask.shape or value.requires_grad or value.dtype != self._z0.dtype:
+        data = self._data(value)
+        if data is None:
             other: Tensor = self.plain.log_prob(value)
             return other
-        if value is not data.values:
-            data = Observed(value.detach().contiguous(), data.mask)
-            problem = replace(problem, data=data)
+        problem = replace(self._problem, data=data)
         parameters = (*problem.field.parameters, *problem.emission.parameters)
         apply: Any = _LogLikelihood.apply
         grad = torch.is_grad_enabled()
@@ -147,3 +145,14 @@ class SeenPath(Rescored):
         if problem.likelihood == "poisson":
             found = found - data.log_factorials
         return found
+
+    def _data(self, value: Tensor) -> Observed | None:
+        """The value in the data's form; None where PyTorch has to score it, or to refuse it."""
+        data = self._problem.data
+        if value.shape != data.mask.shape or value.requires_grad or value.dtype != self._z0.dtype:
+            return None
+        if value is not data.values:
+            data = Observed(value.detach().where(data.mask.bool(), 0.0).contiguous(), data.mask)
+        if TorchDistribution._validate_args and not data.within(self._problem.likelihood):
+            return None
+        return data
