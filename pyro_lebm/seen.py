@@ -62,12 +62,9 @@ class _LogLikelihood(torch.autograd.Function):
         if wanted[0]:
             found[0] = seed.unsqueeze(-1) * once(grad_z0, *inputs)
         if any(wanted[1:]):
-            problem = ctx.problem.holding(parameters)
-            each = seed.reshape(-1).contiguous()
-            _, _, sums = solve(problem, _flat(z0), _wide(problem, scale), seed=each)
-            assert sums is not None
-            *parts, of_scale = once(sums, seed, *inputs).split(
-                [*(p.numel() for p in parameters), problem.data.values.shape[2]]
+            sums = cast(Any, _ParameterGradients.apply)(ctx.problem, seed, z0, scale, *parameters)
+            *parts, of_scale = sums.split(
+                [*(p.numel() for p in parameters), ctx.problem.data.values.shape[2]]
             )
             found[1] = of_scale.sum_to_size(scale.shape)
             found[2:] = [g.reshape(p.shape) for g, p in zip(parts, parameters, strict=True)]
@@ -82,13 +79,48 @@ class _LogLikelihood(torch.autograd.Function):
         if all(d is None for d in others):  # more lanes
             z0, *rest = tensors
             return apply(problem, grad, z0.movedim(z_dim, 0), *rest), (0, 0)
-        rows = [
-            [x if d is None else x.select(d, i) for x, d in zip(tensors, dims[2:], strict=True)]
-            for i in range(info.batch_size)
-        ]
-        found = [apply(problem, grad, *row) for row in rows]
+        found = [apply(problem, grad, *row) for row in _rows(info, dims[2:], tensors)]
         values, gradients = zip(*found, strict=True)
         return (torch.stack(values), torch.stack(gradients)), (0, 0)
+
+
+class _ParameterGradients(torch.autograd.Function):
+    """Those of `_LogLikelihood`, flat, where each sequence counts as its seed says."""
+
+    @staticmethod
+    def forward(
+        problem: Problem, seed: Tensor, z0: Tensor, scale: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        if torch._C._functorch.is_legacy_batchedtensor(seed):  # maps in a way that cannot loop
+            raise RuntimeError(
+                "is_grads_batched: expected False with compiled code, got True; map "
+                "torch.autograd.grad by torch.func.vmap, or use pyro_lebm.engine('eager')"
+            )
+        each = seed.reshape(-1).contiguous()
+        _, _, sums = solve(problem.holding(parameters), _flat(z0), _wide(problem, scale), seed=each)
+        assert sums is not None
+        return sums
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    backward = Once.backward
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[Any, ...], problem: Problem, *tensors: Tensor
+    ) -> tuple[Tensor, int]:
+        apply: Any = _ParameterGradients.apply
+        return torch.stack([apply(problem, *row) for row in _rows(info, dims[1:], tensors)]), 0
+
+
+def _rows(info: Any, dims: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> list[list[Tensor]]:
+    """The tensors of each place in a batch that vmap maps over."""
+    return [
+        [x if d is None else x.select(d, i) for x, d in zip(tensors, dims, strict=True)]
+        for i in range(info.batch_size)
+    ]
 
 
 def _flat(z0: Tensor) -> Tensor:

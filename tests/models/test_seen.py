@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -14,6 +15,7 @@ from fused_engines import FUSED
 from pyro_lebm import Series, engine
 from pyro_lebm.engines import Engine
 from pyro_lebm.models import BernoulliEmission, LatentODE, PoissonEmission
+from pyro_lebm.seen import SeenPath
 
 N, T, D = 3, 5, 2
 
@@ -64,3 +66,41 @@ def test_data_outside_of_the_support_are_refused_where_pyro_looks(
         bad.log_prob(bad.values)
     with pytest.raises(ValueError, match="to be within the support"):
         good.log_prob(values)
+
+
+@pytest.mark.parametrize("way", FUSED)
+def test_gradients_of_each_sequence_at_once(way: Engine) -> None:
+    values, found = torch.randn(N, T, D), []
+    for name in (way, "eager"):
+        fn, model = seen(name, values)
+        parameters, log_prob = list(model.emission.parameters()), fn.log_prob(values)
+        each = partial(torch.autograd.grad, log_prob, parameters, retain_graph=True)
+        found.append(torch.func.vmap(each)(torch.eye(N)))
+        if name == way:
+            with pytest.raises(RuntimeError, match=r"is_grads_batched: expected False .*func.vmap"):
+                each(torch.eye(N), is_grads_batched=True)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", FUSED)
+def test_gradients_mapped_over_states(way: Engine) -> None:
+    fn, _ = seen(way, torch.randn(N, T, D))
+    many, scale = torch.randn(4, N, 2), torch.tensor(0.5)
+
+    def total(scale: Tensor, z0: Tensor) -> Tensor:
+        log_prob: Tensor = SeenPath(z0, fn._problem, scale, lambda: fn.plain).log_prob(fn.values)
+        return log_prob.sum()
+
+    gradient = torch.func.grad(total)
+    found = torch.func.vmap(gradient, in_dims=(None, 0))(scale, many)
+    torch.testing.assert_close(found, torch.stack([gradient(scale, z0) for z0 in many]))
+
+
+@pytest.mark.parametrize("way", FUSED)
+def test_parameters_have_no_second_derivatives(way: Engine) -> None:
+    values = torch.randn(N, T, D)
+    fn, model = seen(way, values)
+    scale = model.emission.log_scale
+    (first,) = torch.autograd.grad(fn.log_prob(values).sum(), scale, create_graph=True)
+    with pytest.raises(RuntimeError, match="got second ones"):
+        torch.autograd.grad(first, scale)
