@@ -81,8 +81,8 @@ def _room(numbers: int, states: Tensor) -> int:
 
 
 def _even(total: int, most: int) -> int:
-    """The size of pieces of at most ``most``, as even as can be."""
-    return -(-total // -(-total // most))
+    """The size of pieces of at most ``most``, as even as can be; 1 of nothing."""
+    return -(-total // max(1, -(-total // most))) or 1
 
 
 def _size(problem: Problem, states: Tensor, keeps: bool) -> Size:

@@ -104,3 +104,12 @@ def test_parameters_have_no_second_derivatives(way: Engine) -> None:
     (first,) = torch.autograd.grad(fn.log_prob(values).sum(), scale, create_graph=True)
     with pytest.raises(RuntimeError, match="got second ones"):
         torch.autograd.grad(first, scale)
+
+
+@pytest.mark.parametrize("way", FUSED)
+def test_no_states_at_all(way: Engine) -> None:
+    fn, model = seen(way, torch.randn(N, T, D), z0=torch.zeros(0, N, 2, requires_grad=True))
+    log_prob = fn.log_prob(fn.values)
+    assert log_prob.shape == (0, N)
+    gradients = torch.autograd.grad(log_prob.sum(), list(model.emission.parameters()))
+    assert all(not g.any() for g in gradients)
