@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 Engine = Literal["auto", "eager", "native", "vjp", "xla", "compile"]
 ENGINES: tuple[str, ...] = get_args(Engine)
+FUSED = ("native", "vjp")
 # Those that compile recorded programs, and what does it.
 COMPILERS = {"xla": "pyro_lebm.xla.bound", "compile": "pyro_lebm.inductor"}
 
@@ -80,6 +81,24 @@ def watching() -> Iterator[list[str]]:
         _picked.reset(token)
 
 
+@contextmanager
+def honoured() -> Iterator[None]:
+    """Around a whole density: a fused engine that was asked for by name computes a part of it.
+
+    Raises:
+        ValueError: it had nothing to compute.
+    """
+    if asked() not in FUSED:
+        yield
+        return
+    with watching() as seen:
+        yield
+    if not seen:
+        refuse("a program that observes no latent ODE")
+    for name in seen:
+        pick(name)
+
+
 def compiler(name: str) -> Callable[..., Any]:
     """What compiles recorded programs, of the engines that do."""
     found: Callable[..., Any] = importlib.import_module(COMPILERS[name]).Bound
@@ -89,7 +108,7 @@ def compiler(name: str) -> Callable[..., Any]:
 def refuse(
     reason: str,
     *,
-    by: tuple[str, ...] = ("native", "vjp"),
+    by: tuple[str, ...] = FUSED,
     instead: str = "eager",
     warn: bool = False,
 ) -> None:

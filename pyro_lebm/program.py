@@ -15,7 +15,7 @@ from pyro import poutine
 from torch import Tensor
 
 from .distribution import annealed
-from .engines import COMPILERS, asked, compiler, pick
+from .engines import COMPILERS, asked, compiler, honoured, pick
 from .frozen import frozen
 from .layout import Layout
 from .moves import Whole
@@ -199,7 +199,7 @@ class Program(Layout):
                 None if jacobian is None else jacobian.reshape(pad + jacobian.shape[1:]),
             )
         score = ScoreTogether(self, values, -nesting - 1, chains)
-        with self._scoring(), pyro.plate(MANY, chains, dim=-nesting - 1), score:
+        with self._scoring(), honoured(), pyro.plate(MANY, chains, dim=-nesting - 1), score:
             self.model(*self.args, **self.kwargs)
         score.check()
         return z.new_zeros(chains) + score.total
@@ -219,7 +219,7 @@ class Program(Layout):
 
     def _score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         score = Score(self, dict(self.unconstrained(z)))
-        with score:
+        with score, honoured():
             self.model(*self.args, **self.kwargs)
         score.check()
         zero = z.new_zeros(self.elements)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fused_engines import FUSED
-from pyro_lebm import Series, engine, potential
+from pyro_lebm import Series, engine, engines, potential
 from pyro_lebm.engines import Engine
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
 from pyro_lebm.models.fused import Seen, problem
+from pyro_lebm.potential import Strategy
 from pyro_lebm.program import Program
 
 N = 3
@@ -33,6 +36,10 @@ def model(**options: Any) -> LatentODE:
     made = LatentODE(2, 1, **options)
     made.load_state_dict({**made.state_dict(), "step_size": torch.tensor(0.1)})
     return made
+
+
+def height() -> None:
+    pyro.sample("height", dist.Normal(0.0, 1.0))
 
 
 def wide_scale() -> GaussianEmission:
@@ -136,3 +143,20 @@ def test_times_before_the_states_or_none_after_them_are_told(times: list[float],
     given = Series(torch.tensor(times), torch.zeros(N, 2, 1), mask)
     seen = Seen(given, made.field, made.emission, 0.2, "rk4", 0.1)
     assert problem(seen, torch.zeros(N, 2)) == f"{told} states at 0.2"
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "loop", "plate"])
+@pytest.mark.parametrize("way", ["native", "vjp"])
+def test_a_program_without_a_latent_ode_is_refused(way: Engine, strategy: Strategy) -> None:
+    told = f"'{way}' can do, got a program that observes no latent ODE; use 'auto'"
+    with pytest.raises(ValueError, match=told):
+        potential(height, engine=way, strategy=strategy)(torch.zeros(2, 1))
+    assert potential(height, strategy=strategy).picked == "eager"
+
+
+@pytest.mark.parametrize("way", FUSED)
+def test_who_watches_outside_is_told_too(way: Engine) -> None:
+    program = Program.read(model(), series())
+    with engines.watching() as seen, engine(way):
+        program.log_density(torch.ones(N, 2))
+    assert seen == [way]
