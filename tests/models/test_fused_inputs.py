@@ -151,7 +151,10 @@ def test_a_program_without_a_latent_ode_is_refused(way: Engine, strategy: Strate
     told = f"'{way}' can do, got a program that observes no latent ODE; use 'auto'"
     with pytest.raises(ValueError, match=told):
         potential(height, engine=way, strategy=strategy)(torch.zeros(2, 1))
-    assert potential(height, strategy=strategy).picked == "eager"
+    plain = potential(height, strategy=strategy)
+    with engine(way), pytest.raises(ValueError, match=told):
+        plain(torch.zeros(2, 1))
+    assert plain.picked == "eager"
 
 
 @pytest.mark.parametrize("way", FUSED)
