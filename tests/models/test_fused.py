@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -28,6 +25,7 @@ from pyro_lebm.program import Program
 from pyro_lebm.seen import SeenPath
 
 N, D = 37, 3  # more than two blocks of lanes, the last not full
+SIZES = (11, 4, D)  # times, latent, observed
 DEEP = {"hidden": (9, 5)}
 
 
@@ -54,6 +52,13 @@ CASES: dict[str, dict[str, Any]] = {
         "field": lambda: MLPField(4, ()),
         "emission": lambda: GaussianEmission(4, D, ()),
     },
+    "one of each": {
+        "field": lambda: MLPField(1, (20,)),
+        "emission": lambda: GaussianEmission(1, 1),
+        "sizes": (1, 1, 1),
+    },
+    "an early start": {"t0": -0.7},
+    "a late start": {"t0": 2.3, "own": True},
     "many steps": {"step": 0.006},  # too many to keep: they are taken twice
     **{
         name: {
@@ -69,14 +74,15 @@ DTYPES = [torch.float64, torch.float32]
 
 
 def data(case: dict[str, Any], dtype: torch.dtype) -> Series:
-    times = torch.rand(N, 11) if case.get("own") else torch.rand(11)
-    times = 3 * times.sort(-1).values
-    values = torch.randn(N, 11, D)
+    length, _, observed = case.get("sizes", SIZES)
+    times = torch.rand(N, length) if case.get("own") else torch.rand(length)
+    times = case.get("t0", 0.0) + 3 * times.sort(-1).values
+    values = torch.randn(N, length, observed)
     if case.get("binary"):
         values = (values > 0).float()
     if case.get("counts"):
         values = values.abs().round()
-    values[torch.rand(N, 11, D) < 0.3] = torch.nan
+    values[torch.rand(values.shape) < 0.3] = torch.nan
     values[:, 0] = values[:, 0].nan_to_num(0.0)
     return Series(times, values).to(dtype=dtype)
 
@@ -84,12 +90,14 @@ def data(case: dict[str, Any], dtype: torch.dtype) -> Series:
 def built(name: str, dtype: torch.dtype = torch.float32) -> tuple[LatentODE, Series]:
     torch.manual_seed(0)
     case = CASES[name]
+    _, latent, observed = case.get("sizes", SIZES)
     field = case.get("field", lambda: MLPField(4, (20,)))()
     emission = case.get("emission", lambda: None)()
     with torch.no_grad():
         for parameter in field.parameters():
             parameter.copy_(0.5 * torch.randn_like(parameter))
-    model = LatentODE(4, D, field=field, emission=emission)
+    t0 = case.get("t0", 0.0)
+    model = LatentODE(latent, observed, field=field, emission=emission, t0=t0)
     model.load_state_dict({**model.state_dict(), "step_size": torch.tensor(case.get("step", 0.1))})
     return model.to(dtype=dtype), data(case, dtype)
 
@@ -121,7 +129,7 @@ def test_densities_and_gradients_in_the_states(
 ) -> None:
     model, series = built(name, dtype)
     program = Program.read(model, series)
-    z = torch.randn(*lead, N, 4, dtype=series.values.dtype)
+    z = torch.randn(*lead, N, model.latent, dtype=series.values.dtype)
     with engine("eager"):
         expected = evaluate(program.log_density, z)
     with engine(way):
@@ -138,7 +146,7 @@ def test_densities_and_gradients_in_the_states(
 @pytest.mark.parametrize("way", FUSED)
 def test_gradients_in_the_parameters(way: Engine, name: str, dtype: torch.dtype) -> None:
     model, series = built(name, dtype)
-    z0 = torch.randn(N, 4, dtype=series.values.dtype)
+    z0 = torch.randn(N, model.latent, dtype=series.values.dtype)
     weight = torch.rand(N, dtype=series.values.dtype)
     found, expected = (gradients(model, series, z0, weight, w) for w in (way, "eager"))
     for ours, theirs in zip(found, expected, strict=True):
@@ -257,53 +265,3 @@ def test_an_unknown_engine_is_refused() -> None:
     name: Any = "fast"
     with pytest.raises(ValueError, match=r"engine: expected one of .* got 'fast'"), engine(name):
         pass
-
-
-WITHOUT = """
-import warnings
-import torch
-from pyro_lebm import Series, engine, potential
-from pyro_lebm.engines import Engine
-from pyro_lebm.models import LatentODE
-from pyro_lebm.program import Program
-
-model = LatentODE(2, 1)
-series = Series(torch.linspace(0.1, 1, 5), torch.zeros(3, 5, 1))
-with warnings.catch_warnings(record=True) as told:
-    warnings.simplefilter("always")
-    program = Program.read(model, series)
-    for _ in range(3):
-        program.log_density(torch.zeros(3, 2))
-told = [str(w.message) for w in told if "engine" in str(w.message)]
-assert len(told) == 1 and "'vjp', slower than 'native'" in told[0] and REASON in told[0], told
-assert potential(model, series).picked == potential(model, series, engine="vjp").picked == "vjp"
-with engine("native"):
-    try:
-        program.log_density(torch.zeros(3, 2))
-    except ValueError as error:
-        assert REASON in str(error), error
-    else:
-        raise AssertionError("not refused")
-"""
-
-
-@pytest.mark.parametrize("trouble", ["no compiler", "a compiler that fails", "no room"])
-def test_without_native_code_it_goes_on_and_warns_once(trouble: str, tmp_path: Path) -> None:
-    cache, path = tmp_path / "cache", tmp_path / "bin"
-    path.mkdir()
-    reason = "no C++ compiler found"
-    if trouble != "no compiler":
-        broken = path / "c++"
-        broken.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
-        broken.chmod(0o755)
-        reason = "out of order"
-    if trouble == "no room":
-        broken.write_text("#!/bin/sh\nexit 0\n")
-        cache.write_text("a file, where a folder should be")
-        reason = "cannot be written"
-    environment = {"PATH": f"{path}:/bin" if trouble != "no compiler" else str(path)}
-    environment |= {"PYRO_LEBM_CACHE": str(cache), "HOME": str(tmp_path)}
-    script = WITHOUT.replace("REASON", repr(reason))
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

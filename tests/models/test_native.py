@@ -1,8 +1,11 @@
-"""The native code's own: its precision over many entries, its memory."""
+"""The native code's own: its precision over many entries, its memory, machines without it."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -68,3 +71,53 @@ def test_too_little_memory_is_an_error_of_python(threads: int) -> None:
             native.solve(endless, torch.zeros(300, 2), torch.ones(1))
     finally:
         torch.set_num_threads(before)
+
+
+WITHOUT = """
+import warnings
+import torch
+from pyro_lebm import Series, engine, potential
+from pyro_lebm.engines import Engine
+from pyro_lebm.models import LatentODE
+from pyro_lebm.program import Program
+
+model = LatentODE(2, 1)
+series = Series(torch.linspace(0.1, 1, 5), torch.zeros(3, 5, 1))
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    program = Program.read(model, series)
+    for _ in range(3):
+        program.log_density(torch.zeros(3, 2))
+told = [str(w.message) for w in told if "engine" in str(w.message)]
+assert len(told) == 1 and "'vjp', slower than 'native'" in told[0] and REASON in told[0], told
+assert potential(model, series).picked == potential(model, series, engine="vjp").picked == "vjp"
+with engine("native"):
+    try:
+        program.log_density(torch.zeros(3, 2))
+    except ValueError as error:
+        assert REASON in str(error), error
+    else:
+        raise AssertionError("not refused")
+"""
+
+
+@pytest.mark.parametrize("trouble", ["no compiler", "a compiler that fails", "no room"])
+def test_without_native_code_it_goes_on_and_warns_once(trouble: str, tmp_path: Path) -> None:
+    cache, path = tmp_path / "cache", tmp_path / "bin"
+    path.mkdir()
+    reason = "no C++ compiler found"
+    if trouble != "no compiler":
+        broken = path / "c++"
+        broken.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
+        broken.chmod(0o755)
+        reason = "out of order"
+    if trouble == "no room":
+        broken.write_text("#!/bin/sh\nexit 0\n")
+        cache.write_text("a file, where a folder should be")
+        reason = "cannot be written"
+    environment = {"PATH": f"{path}:/bin" if trouble != "no compiler" else str(path)}
+    environment |= {"PYRO_LEBM_CACHE": str(cache), "HOME": str(tmp_path)}
+    script = WITHOUT.replace("REASON", repr(reason))
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
