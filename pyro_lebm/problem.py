@@ -19,6 +19,7 @@ SUPPORTS: dict[str, constraints.Constraint] = {
     "poisson": constraints.nonnegative_integer,
 }
 Fused = Literal["native", "vjp"]
+SLICINGS = 4  # of the times, kept of a readout: each is as large as the readout
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,13 @@ class Readout:
         return cls(k.int().contiguous(), torch.stack(parts, -2).to(dtype).contiguous(), steps, h)
 
     def bands(self, size: int) -> list[Band]:
-        """Slices of at most ``size`` times, kept: on a GPU, the first call waits for it."""
+        """Slices of at most ``size`` times, kept: on a GPU, the first call waits for it.
+
+        The size hangs on how many states there are: few sizes come back, and those are kept.
+        """
         if size not in self._bands:
+            if len(self._bands) >= SLICINGS:
+                self._bands.clear()
             total = self.node.shape[-1]
             self._bands[size] = [self._band(i, min(total, i + size)) for i in range(0, total, size)]
         return self._bands[size]

@@ -35,7 +35,7 @@ def solve(
     times as many as its hidden layers have (twice that for softplus and silu). States are solved so
     many at a time that this is about 64 MB in single precision on a CPU, 4 GB elsewhere. Beyond
     that there is one slice of the times, whatever their number. The workspaces of the latest four
-    shapes are kept for the next call; ``POOL.clear()`` lets them go.
+    shapes, each of that size at most, are kept for the next call; ``POOL.clear()`` lets them go.
     """
     learned = seed is not None
     field = Network(problem.field, learned=learned)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_lebm import Series, engine, handwritten
 from pyro_lebm.handwritten import path, workspace
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField, PoissonEmission
-from pyro_lebm.problem import Problem
+from pyro_lebm.problem import SLICINGS, Problem
 
 L, D, N = 4, 2, 6
 
@@ -114,6 +114,15 @@ def test_few_workspaces_are_kept() -> None:
     assert len(handwritten.POOL) == workspace.KEPT
     handwritten.POOL.clear()
     assert len(handwritten.POOL) == 0
+
+
+def test_few_slicings_of_the_times_are_kept() -> None:
+    readout = built()[0].readout
+    bands = readout.bands(1)
+    assert readout.bands(1) is bands
+    for size in range(2, 12):
+        readout.bands(size)
+        assert len(readout._bands) <= SLICINGS
 
 
 def test_one_state_is_enough() -> None:
