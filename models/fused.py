@@ -83,14 +83,14 @@ def problem(seen: Seen, z0: Tensor) -> Problem | str:
     latent, network = z0.shape[-1], emission.network
     drift = Perceptron.of(field.layers, field.activation)
     output = Perceptron.of(network.layers, network.activation)
-    # of most of these, PyTorch says what is wrong
+    # PyTorch says what is wrong with most of these
     if misfit := drift.misfit(latent, latent, z0):
         return f"a field with {misfit}"
     if misfit := output.misfit(latent, series.observed, z0):
         return f"an emission with {misfit}"
     prepared = Prepared.of(series)
     t0 = prepared.rounded(seen.t0)
-    if not prepared.first >= t0 < prepared.end:
+    if not (prepared.first >= t0 < prepared.end):
         return f"times from {prepared.first:g} to {prepared.end:g} for states at {t0:g}"
     readout = prepared.readout(t0, seen.step_size, z0.dtype)
     likelihood = LIKELIHOODS[type(emission)]
@@ -119,8 +119,10 @@ def _altered(module: nn.Module) -> bool:
 
 
 def _solver_reason(seen: Seen) -> str | None:
-    if seen.method != "rk4" or seen.step_size is None:
+    if seen.method != "rk4":
         return f"a trajectory by {seen.method}"
+    if seen.step_size is None:
+        return "a trajectory whose step is not chosen yet"
     if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling():
         return "a program that is traced"
     return None

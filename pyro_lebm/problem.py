@@ -44,7 +44,7 @@ class Perceptron:
             for x in (weight, bias):
                 if x.dtype != like.dtype or x.device != like.device:
                     return f"weights of {x.dtype} on {x.device} for {like.dtype} on {like.device}"
-            if weight.shape[1] != size or bias.shape != weight.shape[:1]:
+            if weight.shape[1:] != (size,) or bias.shape != weight.shape[:1]:
                 return f"weights {tuple(weight.shape)} and {tuple(bias.shape)} for inputs ({size})"
             size = len(weight)
         return None if size == outputs else f"{size} outputs, not {outputs}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -88,6 +89,15 @@ def test_states_and_series_are_alike(
     seen = Seen(given, made.field, made.emission, 0.0, "rk4", 0.1)
     found = problem(seen, torch.zeros(N, 2, **states))
     assert isinstance(found, str) and reason in found
+
+
+def test_a_step_and_matrices_are_needed() -> None:
+    made = model()
+    seen = Seen(series(), made.field, made.emission, 0.0, "rk4", None)
+    assert problem(seen, torch.zeros(N, 2)) == "a trajectory whose step is not chosen yet"
+    made.field.layers[0].weight = nn.Parameter(torch.ones(2))
+    found = problem(replace(seen, step_size=0.1), torch.zeros(N, 2))
+    assert isinstance(found, str) and "a field with weights (2,)" in found
 
 
 def without_bias(made: LatentODE) -> None:
