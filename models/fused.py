@@ -90,7 +90,7 @@ def problem(seen: Seen, z0: Tensor) -> Problem | str:
         return f"an emission with {misfit}"
     prepared = Prepared.of(series)
     t0 = prepared.rounded(seen.t0)
-    if not (prepared.first >= t0 < prepared.end):
+    if t0 > prepared.first or t0 >= prepared.end:
         return f"times from {prepared.first:g} to {prepared.end:g} for states at {t0:g}"
     readout = prepared.readout(t0, seen.step_size, z0.dtype)
     likelihood = LIKELIHOODS[type(emission)]

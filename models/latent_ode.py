@@ -230,14 +230,10 @@ class LatentODE(PyroModule):
     ) -> None:
         if not float(times.max()) > self.t0:
             return  # nothing to solve yet: a step chosen here would be kept for times to come
+        z0, tolerance = z0.detach(), share * self.tolerance
         with torch.no_grad():
             step = choose_step(
-                field,
-                z0.detach(),
-                times,
-                t0=self.t0,
-                method=self.method,
-                tolerance=share * self.tolerance,
+                field, z0, times, t0=self.t0, method=self.method, tolerance=tolerance
             )
             # Rounded as it is saved, and upwards: neither a run resumed from a file nor the
             # rounding itself may take one step more.
@@ -342,12 +338,10 @@ class LatentODE(PyroModule):
 
 
 def _whole(series: Series) -> bool:
-    """Whether it is its whole data set, in order; looked up once, as a host waits for its GPU."""
-    if len(series) != series.total:
-        return False
-    if series not in _IN_ORDER:
-        _IN_ORDER[series] = bool((series.index.diff() == 1).all())
-    return _IN_ORDER[series]
+    """Whether it is its whole data set, in order."""
+    if series not in _WHOLE:  # once: the host waits for its GPU
+        _WHOLE[series] = len(series) == series.total and bool((series.index.diff() == 1).all())
+    return _WHOLE[series]
 
 
-_IN_ORDER: WeakKeyDictionary[Series, bool] = WeakKeyDictionary()
+_WHOLE: WeakKeyDictionary[Series, bool] = WeakKeyDictionary()
