@@ -28,7 +28,7 @@ class Bound:
 
     def __init__(self, graph: Graph, example: Tensor) -> None:
         self.graph, self._device = graph, example.device
-        self._tensors = [c.detach() for c in graph.constants if isinstance(c, Tensor)]
+        self._tensors = [c.detach().clone() for c in graph.constants if isinstance(c, Tensor)]
         self._numbers = tuple(c for c in graph.constants if isinstance(c, float))
 
     def run(self, z: Tensor, gradients: bool) -> tuple[Tensor, ...]:

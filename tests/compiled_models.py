@@ -116,6 +116,11 @@ def random_walk() -> None:
     )
 
 
+def picking(mask: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+    pyro.sample("x", dist.Normal(z[mask].sum(), 1.0), obs=torch.tensor(1.0))
+
+
 TIMES = torch.tensor([0.1, 0.7, 1.3, 2.0, 4.0])
 MODELS: dict[str, Callable[[], Potential]] = {
     "univariate": lambda: potential(univariate),

@@ -48,12 +48,14 @@ _DTYPES = {
 
 
 def array(value: torch.Tensor) -> Any:
-    """A constant of torch's as one of JAX's; masks stay NumPy's, as shapes may hang on them.
+    """A copy of a constant of torch's as one of JAX's, who would share the memory of large ones.
+
+    Masks stay NumPy's, as shapes may hang on them.
 
     Raises:
         ValueError: where a finite constant is none in single precision, and JAX is set to that.
     """
-    found = value.detach().cpu().numpy()
+    found = value.detach().cpu().numpy().copy()
     if value.dtype == torch.bool:
         return found
     to = jax.dtypes.canonicalize_dtype(found.dtype)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compiled_models import MODELS
+from compiled_models import MODELS, picking
 from pyro_lebm import Series, engine
 from pyro_lebm.chains import Chains
 from pyro_lebm.inference import LangevinGuide, fit
@@ -138,11 +138,6 @@ def test_weights_that_were_equal_and_are_no_more(name: str) -> None:
     with torch.no_grad():
         model.second.weight.add_(1.0)
     same(name, program.log_density, z)
-
-
-def picking(mask: Tensor) -> None:
-    z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-    pyro.sample("x", dist.Normal(z[mask].sum(), 1.0), obs=torch.tensor(1.0))
 
 
 @pytest.mark.usefixtures("double")
