@@ -29,7 +29,8 @@ def held(program: Callable[..., Any]) -> list[nn.Module]:
     if isinstance(program, nn.Module):
         return [program]
     if isinstance(program, partial):
-        return [m for part in (program.func, *program.args) for m in held(part)]
+        parts = (program.func, *program.args, *program.keywords.values())
+        return [m for part in parts for m in held(part)]
     found = [getattr(program, "__self__", None)]
     if isfunction(program):
         with suppress(ValueError):  # a variable of the closure that is not set yet

@@ -21,6 +21,7 @@ from .layout import Layout
 from .moves import Whole
 from .reading import MANY, Reading, noted, reading, tilted, unvalidated
 from .recorded.density import Density
+from .recorded.sources import Attached
 from .scoring import Score, ScoreTogether
 
 Model = Callable[..., Any]
@@ -144,7 +145,8 @@ class Program(Layout):
         if known is None or known.stale:
             with torch.inference_mode(False):
                 point, engine = z.detach().clone(), compiler(name)
-                known = Density(self.log_parts, self.watched, point, engine, self._compared)
+                attach = partial(Attached, self.model, self.args, self.kwargs)
+                known = Density(self.log_parts, self.watched, attach, point, engine, self._compared)
             self._densities[name, z.dtype, z.device] = known
         return known
 

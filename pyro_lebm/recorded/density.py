@@ -13,6 +13,7 @@ from ..engines import engine
 from ..once import Once
 from .graph import Graph
 from .record import Recorder, capture
+from .sources import Attached
 
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]
 Watched = Callable[[Callable[[str], None]], AbstractContextManager[None]]
@@ -36,6 +37,7 @@ class Density:
         score: of one chain, ``(*elements, dim)``, to the log densities of the latent and of the
             observed sites, ``(*elements)`` each.
         watched: tells the names of sites as they are scored.
+        attach: notes what of the program may be replaced.
         example: a position.
         compile: makes a graph what can be run.
         compared: structures of this program that are known to be translated rightly; added to.
@@ -52,6 +54,7 @@ class Density:
         self,
         score: Score,
         watched: Watched,
+        attach: Callable[[], Attached],
         example: Tensor,
         compile: Callable[[Graph, Tensor], Bound],
         compared: set[str],
@@ -64,11 +67,12 @@ class Density:
         if graph.structure not in compared:
             self._compare(score, example)
             compared.add(graph.structure)
+        self._attached = attach()
 
     @property
     def stale(self) -> bool:
-        """Whether weights or data were written to since."""
-        return self._sources.changed
+        """Whether weights or data were written to since, or replaced."""
+        return self._attached.changed or self._sources.changed
 
     def parts(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Both log densities ``(chains, *elements)`` at ``(chains, *elements, dim)``."""

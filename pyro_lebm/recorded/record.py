@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..engines import engine
 from .constants import lifted
 from .graph import Graph, Operation, Ref, form, mapped, refs
+from .sources import Sources
 
 
 class Recorder(TorchDispatchMode):
@@ -110,39 +111,6 @@ class Recorder(TorchDispatchMode):
                 self.operations.append(Operation(pick, (here, i), {}, self.site, form(part)))
 
 
-class Sources:
-    """The tensors from outside that a recording took values from: weights, data."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, tuple[Tensor, int, int]] = {}
-        self._made: set[int] = set()
-
-    def made(self, value: Any) -> None:
-        """Something that the recording made itself, unless it is a view of what it met."""
-        if isinstance(value, Tensor):
-            storage = value.untyped_storage()._cdata
-            if storage not in self._found:
-                self._made.add(storage)
-
-    def met(self, value: Tensor) -> None:
-        """Something that was read."""
-        storage = value.untyped_storage()._cdata
-        if storage not in self._found and storage not in self._made:
-            self._found[storage] = (value, value.data_ptr(), _version(value))
-
-    @property
-    def changed(self) -> bool:
-        """Whether any was written to since."""
-        return any(
-            value.data_ptr() != pointer or _version(value) != version
-            for value, pointer, version in self._found.values()
-        )
-
-
-def _version(value: Tensor) -> int:
-    return 0 if value.is_inference() else value._version
-
-
 def pick(values: Any, i: int) -> Any:
     """One of the results of an operation that has several."""
     return values[i]
@@ -161,6 +129,7 @@ def capture(function: Callable[[Tensor], Any], example: Tensor, recorder: Record
     with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), steps, _uncollected():
         with recorder:
             result = functional(z)
+        recorder.sources.keep()
         operations, result = needed(recorder.operations, recorder.ref(result))
         return lifted(operations, result, form(z))
 
