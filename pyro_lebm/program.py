@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from .distribution import annealed
 from .engines import COMPILERS, asked, compiler, honoured, pick
@@ -118,7 +119,7 @@ class Program(Layout):
         lead = z.shape[: z.ndim - 1 - len(self.common)]
         flat = z.reshape((lead.numel(), *z.shape[len(lead) :]))
         if asked() in COMPILERS:
-            parts = self.compiled(flat[0], asked()).parts(flat)
+            parts = self.compiled(flat, asked()).parts(flat)
         else:
             with self._scoring():
                 if not lead:
@@ -143,10 +144,20 @@ class Program(Layout):
         pick(name)
         known = self._densities.get((name, z.dtype, z.device))
         if known is None or known.stale:
-            with torch.inference_mode(False):
-                point, engine = z.detach().clone(), compiler(name)
+            # recorded at a point of its own: `z` may be a batch of a transform that is under way
+            chains = max(z.shape[: z.ndim - 1 - len(self.common)].numel(), 1)
+            with torch.inference_mode(False), temporarily_clear_interpreter_stack():
+                point = self.draw.detach().to(z.device, z.dtype, copy=True)
                 attach = partial(Attached, self.model, self.args, self.kwargs)
-                known = Density(self.log_parts, self.watched, attach, point, engine, self._compared)
+                known = Density(
+                    self.log_parts,
+                    self.watched,
+                    attach,
+                    point,
+                    chains,
+                    compiler(name),
+                    self._compared,
+                )
             self._densities[name, z.dtype, z.device] = known
         return known
 
