@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .engines import COMPILERS, ENGINES, Engine, watching
+from .engines import COMPILERS, ENGINES, Engine, asked, watching
 from .engines import engine as asking
 from .program import Model, Program
 
@@ -37,8 +37,8 @@ class Potential:
 
     Raises:
         ValueError: for a program with a subsampled plate: its posterior is not that of the data;
-            for ``strategy="plate"`` where it disagrees with `single`. When called with
-            ``strategy="vmap"``: for an operation without a rule.
+            for ``strategy="plate"`` where it disagrees with `single`, and under an engine that
+            compiles. When called with ``strategy="vmap"``: for an operation without a rule.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
@@ -58,11 +58,6 @@ class Potential:
             raise ValueError(f"engine: expected one of {ENGINES}, got {engine!r}")
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: expected one of {STRATEGIES}, got {strategy!r}")
-        if strategy == "plate" and engine in COMPILERS:
-            raise ValueError(
-                f"strategy: expected 'auto', 'vmap' or 'loop' with engine={engine!r}, which maps "
-                "chains itself, got 'plate'"
-            )
         for name, (size, full) in program.minibatches.items():
             raise ValueError(
                 f"model: expected full data, got plate {name!r} with a minibatch of {size} out of "
@@ -71,19 +66,28 @@ class Potential:
         self.program, self.engine, self.strategy = program, engine, strategy
         self.dim = program.dim * program.elements.numel()
         if strategy == "plate":
-            self._check_plate()
+            with self._asked():
+                self._check_plate()
 
     def _check_plate(self) -> None:
         """Compare the plate with one chain at a time, at a few points near the program's own."""
         points = torch.stack([self.program.draw.reshape(-1)] * 3)
         points = points + 0.1 * torch.randn_like(points)
-        together = self.program.log_joint_in_plate(self._per_element(points))
+        together = self._in_plate(points)
         alone = -torch.stack([self.single(point) for point in points])
         if not torch.allclose(together, alone, rtol=1e-4, atol=1e-3, equal_nan=True):
             raise ValueError(
                 "strategy: 'plate' expects a program that broadcasts over a further plate, got log "
                 f"densities {together.tolist()} for {alone.tolist()}; use strategy='vmap'"
             )
+
+    def _in_plate(self, z: Tensor) -> Tensor:
+        if asked() in COMPILERS:
+            raise ValueError(
+                f"strategy: expected 'auto', 'vmap' or 'loop' with engine={asked()!r}, which maps "
+                "chains itself, got 'plate'"
+            )
+        return self.program.log_joint_in_plate(self._per_element(z))
 
     def _asked(self) -> AbstractContextManager[None]:
         # what is asked for around it holds, unless it was made with another engine
@@ -115,7 +119,7 @@ class Potential:
             if self.strategy == "loop":
                 found = torch.stack([self.single(one) for one in flat])
             elif self.strategy == "plate":
-                found = -self.program.log_joint_in_plate(self._per_element(flat))
+                found = -self._in_plate(flat)
             else:
                 found = self._mapped(flat)
         return found.reshape(z.shape[:-1])

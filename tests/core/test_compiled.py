@@ -214,6 +214,9 @@ def test_what_cannot_be_followed_is_refused_not_wrong(
 def test_a_further_plate_is_refused_not_computed_otherwise(name: Any) -> None:
     with pytest.raises(ValueError, match=f"strategy: .* with engine='{name}', .* got 'plate'"):
         potential(honest, engine=name, strategy="plate")
+    target = potential(honest, strategy="plate")
+    with pytest.raises(ValueError, match=f"with engine='{name}', .* got 'plate'"), engine(name):
+        target(torch.randn(2, 1))
 
 
 def test_without_jax_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
