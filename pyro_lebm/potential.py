@@ -114,7 +114,9 @@ class Potential:
         """The potential of many chains: ``(*chains, dim) -> (*chains)``."""
         if z.ndim < 2 or z.shape[-1] != self.dim:
             raise ValueError(f"z: expected shape (*chains, {self.dim}), got {tuple(z.shape)}")
-        flat = z.reshape(-1, self.dim)
+        flat = z.reshape(z.shape[:-1].numel(), self.dim)
+        if not len(flat):
+            return z.sum(-1)
         with self._asked():
             if self.strategy == "loop":
                 found = torch.stack([self.single(one) for one in flat])

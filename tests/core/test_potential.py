@@ -268,3 +268,14 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="chains: expected at least 1, got 0"):
         potential(hierarchy).initial(0)
     assert Potential(Program.read(hierarchy)).dim == 10
+
+
+@pytest.mark.parametrize("strategy", ["auto", "vmap", "loop", "plate"])
+def test_no_chains_have_no_potentials(strategy: Any) -> None:
+    target = potential(hierarchy, strategy=strategy)
+    z = torch.zeros(3, 0, target.dim, requires_grad=True)
+    (slope,) = torch.autograd.grad(target(z).sum(), z)
+    assert target(z).shape == (3, 0) and slope.shape == z.shape
+    per_element = z.reshape(3, 0, *target.program.elements, target.program.dim)
+    for part in target.program.log_parts(per_element):
+        assert part.shape == (3, 0, *target.program.elements)

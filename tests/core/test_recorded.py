@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compiled_models import picking
-from pyro_lebm import inductor
+from pyro_lebm import engine, inductor
 from pyro_lebm.potential import Potential, potential
 from pyro_lebm.program import Program
 
@@ -170,3 +170,10 @@ def test_what_did_not_change_is_not_recorded_again() -> None:
     density = program.compiled(z[0])
     model.scale, model.layer.weight.grad = float("1"), torch.ones(2, 2)  # another object
     assert program.compiled(z[0]) is density
+
+
+@each_engine
+def test_no_chains_are_none(name: Any) -> None:
+    program = Program.read(picking, torch.ones(4).bool())
+    with engine(name):
+        assert program.log_density(torch.zeros(0, 4)).shape == (0,)
