@@ -92,6 +92,10 @@ class InnerSteps(nn.Module):
 
 
 def _renewal(begin: State, end: State) -> Tensor:
-    """R of each chain, bounded, so that none far out decides."""
+    """R of each chain, bounded, so that none far out decides: not by what sign it has, or the mean
+    would be another.
+    """
     moved = (end.position - begin.position) * (begin.gradient - end.gradient)
-    return moved.double().sum(-1).div(2 * moved.shape[-1]).nan_to_num(nan=0.0).clamp(0.0, 4.0)
+    found = moved.double().sum(-1).div(2 * moved.shape[-1]).nan_to_num(nan=0.0)
+    bound = max(4.0, found.numel() / 8)
+    return found.clamp(-bound, bound)

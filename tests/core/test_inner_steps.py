@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from pyro_lebm.chains import Chains
 from pyro_lebm.inner_steps import InnerSteps
@@ -65,8 +66,33 @@ def test_the_renewal_of_a_gaussian_is_one_minus_the_autocorrelation(share: float
     steps = InnerSteps(3, 40)
     steps.learn(evaluate(NARROW.log_density, z), evaluate(NARROW.log_density, other))
     found = float(steps.renewed) / 0.2  # the newest counts a fifth
-    # its standard deviation is that of share * chi2_3 / 3, cut at 4
+    # its standard deviation is that of share * chi2_3 / 3
     assert found == pytest.approx(share, abs=0.03 * share + 5 * share / 20_000**0.5)
+
+
+def rough(z: Tensor) -> Tensor:
+    """A density with many dents, between which the log density bends to both sides."""
+    return (-0.5 * z**2 + 0.9 * torch.cos(20 * z)).sum(-1)
+
+
+def test_the_renewal_of_independent_draws_is_one_where_the_density_is_not_concave() -> None:
+    torch.manual_seed(4)
+    grid = torch.linspace(-6.0, 6.0, 100_001, dtype=torch.float64)
+    weights = rough(grid[:, None]).exp()
+    drawn = grid[torch.multinomial(weights, 80_000, replacement=True)].reshape(2, -1, 1)
+    steps = InnerSteps(3, 40)
+    steps.learn(evaluate(rough, drawn[0]), evaluate(rough, drawn[1]))
+    # of one: sd(z' - z) sd(slope - slope') / 2 <= 1.5 * 18 / 2, slopes being below 18 + |z|
+    assert float(steps.renewed) / 0.2 == pytest.approx(1.0, abs=5 * 14 / 40_000**0.5)
+
+
+def test_one_chain_far_out_does_not_decide_on_the_renewal() -> None:
+    low = State(torch.zeros(64, 1), torch.zeros(64), torch.zeros(64, 1))
+    out = low._replace(position=low.position.clone(), gradient=low.gradient.clone())
+    out.position[0], out.gradient[0] = 1e3, -1e6
+    steps = InnerSteps(3, 40)
+    steps.learn(low, out)
+    assert float(steps.renewed) / 0.2 <= 0.125
 
 
 def test_few_chains_add_up_over_visits() -> None:
