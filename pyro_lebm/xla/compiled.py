@@ -80,7 +80,7 @@ class Compiled:
 
     def _visit(self, constants: Constants, state: State, *rest: Any, kind: str) -> Any:
         """Langevin steps of all chains: `overdamped`, whose other arguments follow."""
-        step, rate, noise, uniform, strength = rest
+        step, rate, noise, uniform, steps, strength = rest
         shape = state.position.shape
         one = jax.vmap(self._evaluate, (0, None))
 
@@ -88,7 +88,7 @@ class Compiled:
             value, gradient = one(z.reshape(-1, *self.shape), constants)
             return value.reshape(shape[:-1]), gradient.reshape(shape)
 
-        return overdamped(evaluate, state, step, rate, noise, uniform, strength, kind)
+        return overdamped(evaluate, state, step, rate, noise, uniform, steps, strength, kind)
 
     def _evaluate(self, z: jax.Array, constants: Constants) -> tuple[jax.Array, jax.Array]:
         """The sum of both log densities, and its gradient."""

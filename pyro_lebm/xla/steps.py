@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ def overdamped(
     rate: jax.Array,
     noise: jax.Array,
     uniform: jax.Array,
+    steps: jax.Array,
     strength: jax.Array,
     kind: str,
 ) -> tuple[State, jax.Array, jax.Array]:
@@ -38,8 +39,9 @@ def overdamped(
         evaluate: log densities and gradients.
         state: where the chains are.
         step_size, rate: of each chain, and of its adaptation, ``(*chains)``.
-        noise: standard normal, ``(steps, *chains, dim)``.
-        uniform: for the Metropolis tests, ``(steps, *chains)``.
+        noise: standard normal, ``(room, *chains, dim)``.
+        uniform: for the Metropolis tests, ``(room, *chains)``.
+        steps: how many, at most the room there is.
         strength: of hot steps.
         kind: ``hot``, ``mala`` or ``ula``.
 
@@ -47,18 +49,21 @@ def overdamped(
         the last state, the step sizes, the mean acceptance ``(*chains)``.
     """
 
-    def turn(carry: tuple[State, jax.Array], drawn: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
-        state, step = carry
+    def turn(
+        i: jax.Array, carry: tuple[State, jax.Array, jax.Array]
+    ) -> tuple[State, jax.Array, jax.Array]:
+        state, step, accepted = carry
         used = _hot(state.gradient, strength) if kind == "hot" else step
-        new = _state(evaluate, _proposal(state, used, drawn[0]))
+        new = _state(evaluate, _proposal(state, used, noise[i]))
         if kind != "mala":
-            return (new, step), jnp.ones_like(step)
-        state, probability = _accept(state, new, used, drawn[1])
+            return new, step, accepted + 1
+        state, probability = _accept(state, new, used, uniform[i])
         step = jnp.clip(step * jnp.exp(rate * (probability - OPTIMAL_ACCEPTANCE)), *STEP_BOUNDS)
-        return (state, step), probability
+        return state, step, accepted + probability
 
-    (state, step), accepted = lax.scan(turn, (state, step_size), (noise, uniform))
-    return state, step, accepted.mean(0)
+    start = state, step_size, jnp.zeros_like(step_size)
+    state, step, accepted = lax.fori_loop(0, steps, turn, start)
+    return state, step, accepted / steps
 
 
 def _state(evaluate: Evaluate, position: jax.Array) -> State:

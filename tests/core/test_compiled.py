@@ -264,6 +264,25 @@ def test_whole_visits_are_those_of_single_steps(kind: str) -> None:
         assert 0.2 < float(found[0]["acceptance"]) < 0.9
 
 
+@pytest.mark.usefixtures("double")
+def test_numbers_of_steps_share_what_is_compiled() -> None:
+    model, x, mask = seen(n=7)
+    program, ends = Program.read(model, x, mask), []
+    name: Any
+    for name in ("eager", "xla"):
+        chains = Chains(torch.zeros(7, 2), step_size=0.5)
+        torch.manual_seed(1)
+        with engine(name):
+            for steps in (3, 5, 16, 17):
+                whole = program.whole(program.draw)
+                chains.run(program.log_density, steps, whole=whole)
+        ends.append(chains.position)
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-9)
+    with engine("xla"):
+        visit: Any = program.compiled(program.draw).bound.compiled.visit
+    assert visit._cache_size() == 2  # with room for 16 and for 32
+
+
 def test_a_chain_outside_of_the_density_stays_where_it_is() -> None:
     def model() -> None:
         with pyro.plate("n", 3):
