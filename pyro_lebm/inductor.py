@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from .engines import log
 from .recorded.graph import Const, Graph, Operation, Ref, mapped
 from .recorded.record import needed
 
@@ -35,6 +36,8 @@ class Bound:
         """Both log densities ``(chains, *elements)``, and if asked for both gradients."""
         key = (self.graph.structure, self._numbers, z.shape, z.device, gradients)
         if key not in _KNOWN:
+            count = len(self.graph.operations)
+            log.info("engine: 'compile' compiles a program of %d operations for this shape", count)
             _KNOWN[key] = self._compiled(z, gradients)
             while len(_KNOWN) > MOST:
                 _KNOWN.popitem(last=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..engines import log
 from ..recorded.graph import Graph
 from .aten_entries import to_dtype
 from .steps import State, overdamped
@@ -40,8 +40,8 @@ class Compiled:
         try:
             jax.eval_shape(self.both, z, constants)
         except ValueError:
-            # shapes may hang on masks and indices, which then belong to what is compiled
-            self.fixed = {name: np.asarray(x) for name, x in constants.items() if _counts(x)}
+            # shapes may hang on masks, which then belong to what is compiled
+            self.fixed = {k: x for k, x in constants.items() if jnp.asarray(x).dtype == jnp.bool_}
             if not self.fixed:
                 raise
             jax.eval_shape(self.both, z, self.free(constants))
@@ -101,23 +101,27 @@ class Compiled:
         return value, gradient
 
 
-_KNOWN: OrderedDict[str, list[Compiled]] = OrderedDict()  # by structure, the latest used last
+_KNOWN: list[tuple[str, Compiled]] = []  # with their structures, the latest used last
 
 
 def compiled(graph: Graph) -> tuple[Compiled, Constants]:
     """What computes this graph, and its constants."""
-    known = _KNOWN.pop(graph.structure, [])
-    for one in known:
-        constants = one.translation.bind(graph.constants)
+    constants: Constants | None = None
+    for i, (structure, one) in enumerate(_KNOWN):
+        if structure != graph.structure:
+            continue
+        if constants is None:  # the same for all of this structure
+            constants = one.translation.bind(graph.constants)
         if one.holds(constants):
-            _KNOWN[graph.structure] = known
+            _KNOWN.append(_KNOWN.pop(i))
             return one, one.free(constants)
     new = Compiled(graph)
-    _KNOWN[graph.structure] = [*known, new][-MOST:]
-    while len(_KNOWN) > MOST:
-        _KNOWN.popitem(last=False)
+    log.info(
+        "engine: 'xla' compiles a program of %d operations for this shape of data, the values of "
+        "%d masks included",
+        len(graph.operations),
+        len(new.fixed),
+    )
+    _KNOWN.append((graph.structure, new))
+    del _KNOWN[:-MOST]
     return new, new.free(new.translation.bind(graph.constants))
-
-
-def _counts(x: Any) -> bool:
-    return not jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)

@@ -99,7 +99,7 @@ def sizes(name: str) -> tuple[int, int]:
     """How many structures are compiled, and how many functions of them."""
     if name == "compile":
         return (len(inductor._KNOWN),) * 2
-    known = [one for found in compiled._KNOWN.values() for one in found]
+    known = [one for _, one in compiled._KNOWN]
     return len(known), sum(one.slopes._cache_size() for one in known)  # type: ignore[attr-defined]
 
 
@@ -146,6 +146,30 @@ def test_masks_that_shapes_hang_on_are_compiled_in() -> None:
     masks = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0], [1, 0, 1, 1]]).bool()
     for mask in masks:
         same("xla", potential(picking, mask).log_density, z)
+
+
+@pytest.mark.usefixtures("double")
+def test_counts_are_not_compiled_in_with_a_mask(caplog: pytest.LogCaptureFixture) -> None:
+    def model(mask: Tensor, counts: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        chosen = dist.Poisson(z[mask].sum().exp().expand(3)).to_event(1)
+        pyro.sample("x", chosen, obs=counts.double())
+        pyro.sample("y", dist.Normal((z.sum() * counts), 1.0).to_event(1), obs=torch.ones(3))
+
+    caplog.set_level("INFO", "pyro_lebm")
+    z, mask = torch.randn(2, 4), torch.tensor([True, False, True, True])
+    for counts in ([1, 2, 3], [4, 0, 1], [7, 7, 9]):
+        same("xla", potential(model, mask, torch.tensor(counts)).log_density, z)
+    told = [text for text in caplog.messages if "'xla' compiles a program" in text]
+    assert len(told) == 1 and "1 masks" in told[0]
+
+
+def test_only_some_compiled_functions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "MOST", 3)
+    masks = torch.tensor([[1, 0, 1, 1], [0, 1, 1, 0], [0, 1, 1, 1], [1, 1, 0, 1], [0, 0, 1, 1]])
+    for mask in masks.bool():
+        same("xla", potential(picking, mask).log_density, torch.randn(2, 4), rtol=1e-5)
+        assert len(compiled._KNOWN) <= 3
 
 
 @each_engine
