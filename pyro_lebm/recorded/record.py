@@ -74,20 +74,21 @@ class Recorder(TorchDispatchMode):
         if not isinstance(result, Tensor | tuple | list):
             raise ValueError(
                 "model: expected the same operations whatever the latent values, got one that "
-                f"looks at a value ({func}) {self._after}; sample with "
+                f"looks at a value ({func}) {self.after}; sample with "
                 "VectorizedMCMC(strategy='loop')"
             )
         self._note(func, noted, options, result)
         return result
 
     @property
-    def _after(self) -> str:
+    def after(self) -> str:
+        """Where the recording is."""
         return f"after site {self.site!r}" if self.site else "before the first site"
 
     def _refuse(self, func: Any, args: Any, tracked: bool) -> None:
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise ValueError(
-                f"model: expected no random numbers in a density, got {func} {self._after}; put "
+                f"model: expected no random numbers in a density, got {func} {self.after}; put "
                 "networks with dropout in eval() mode, and make random numbers sample sites"
             )
         # what is written to whole is noted anew, under the result; of a part, the rest is not
@@ -95,7 +96,7 @@ class Recorder(TorchDispatchMode):
             if not args[0]._is_view():
                 return
             raise ValueError(
-                f"model: {func} {self._after} writes into part of a tensor, which cannot be "
+                f"model: {func} {self.after} writes into part of a tensor, which cannot be "
                 "followed; write the model without it, or sample with VectorizedMCMC"
             )
 
@@ -120,7 +121,7 @@ def capture(function: Callable[[Tensor], Any], example: Tensor, recorder: Record
     """The operations `function` performs on an input like `example`.
 
     Raises:
-        ValueError: where what is performed hangs on values of the input.
+        ValueError: where what is performed hangs on values of the input, or cannot be recorded.
     """
     functional = torch.func.functionalize(function, remove="mutations")
     z = example.detach().clone()
@@ -128,10 +129,23 @@ def capture(function: Callable[[Tensor], Any], example: Tensor, recorder: Record
     steps = sdpa_kernel(SDPBackend.MATH)  # attention in operations that there are in the table
     with torch.no_grad(), pyro.validation_enabled(False), engine("eager"), steps, _uncollected():
         with recorder:
-            result = functional(z)
+            result = _recorded(functional, z, recorder)
         recorder.sources.keep()
         operations, result = needed(recorder.operations, recorder.ref(result))
         return lifted(operations, result, form(z))
+
+
+def _recorded(function: Callable[[Tensor], Any], z: Tensor, recorder: Recorder) -> Any:
+    try:
+        return function(z)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # which kernels reject
+        raise
+    except (RuntimeError, TypeError) as reason:
+        raise ValueError(
+            f"model: expected what can be recorded, got what cannot {recorder.after} "
+            f"({type(reason).__name__}: {str(reason).splitlines()[0]}), such as an "
+            "autograd.Function of your own; write the model without it, or use engine 'eager'"
+        ) from reason
 
 
 @contextmanager

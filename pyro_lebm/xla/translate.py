@@ -87,13 +87,6 @@ class Translation:
         return mapped(_value(self.result, known), jnp.asarray)
 
 
-def to_jax(graph: Graph) -> Callable[[Any], Any]:
-    """The graph as a function of its input alone."""
-    translation = Translation(graph)
-    constants = translation.bind(graph.constants)
-    return lambda z: translation(z, constants)
-
-
 def _constants(items: list[Operation | Loop], result: Any) -> list[Const | _Stack]:
     """What the items and the result take from outside, each once."""
     found: dict[Const | _Stack, None] = {}
@@ -144,11 +137,15 @@ def _apply(operation: Operation, known: Mapping[Any, Any]) -> Any:
     except UnknownOperation:
         raise
     except Exception as reason:
-        raise ValueError(
-            f"model: site {operation.site!r} needs the operation {operation.op} in a way that "
-            f"cannot be translated ({type(reason).__name__}: {str(reason).splitlines()[0]}); "
-            "write the model without it, or sample with VectorizedMCMC"
-        ) from reason
+        raise _untranslated(operation.site, f"the operation {operation.op}", reason) from reason
+
+
+def _untranslated(site: str, what: str, reason: Exception) -> ValueError:
+    return ValueError(
+        f"model: site {site!r} needs {what} in a way that cannot be translated "
+        f"({type(reason).__name__}: {str(reason).splitlines()[0]}); write the model without it, or "
+        "sample with VectorizedMCMC"
+    )
 
 
 def _stacked(parts: list[Any], dim: int = 0, *, known: Mapping[Any, Any]) -> jax.Array:
@@ -186,7 +183,11 @@ def _scan(loop: Loop, known: Mapping[Any, Any]) -> dict[Any, Any]:
     # Turns that carry nothing on are slices of something large: their results are computed again
     # for the gradient while they are in cache, which is faster than to fetch them from memory.
     step = turn if first else jax.checkpoint(turn)
-    _, kept = lax.scan(step, first, each, length=loop.turns)
+    try:
+        _, kept = lax.scan(step, first, each, length=loop.turns)
+    except TypeError as reason:  # a turn whose results are of other types than its arguments
+        op = loop.body[0].op
+        raise _untranslated(loop.body[0].site, f"{op} and what follows it", reason) from reason
     return {
         Ref(loop.start + k * len(loop.body) + q): _Turn(values, k)
         for q, values in zip(loop.kept, kept, strict=True)

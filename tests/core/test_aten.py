@@ -14,9 +14,11 @@ from aten_cases import CASES, TIES, Case, m, sq
 
 jax = pytest.importorskip("jax")
 
+from pyro_lebm.recorded.graph import Graph  # noqa: E402
 from pyro_lebm.recorded.record import Recorder, capture  # noqa: E402
+from pyro_lebm.xla.aten import TABLE  # noqa: E402
 from pyro_lebm.xla.aten_entries import array  # noqa: E402
-from pyro_lebm.xla.translate import to_jax  # noqa: E402
+from pyro_lebm.xla.translate import Translation  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +38,13 @@ def total(result: Any) -> Tensor:
     """One number of a function's result, the first of several."""
     found: Tensor = result[0] if isinstance(result, tuple) else result
     return (found * 1.0).sum()
+
+
+def to_jax(graph: Graph) -> Any:
+    """The graph as a function of its input alone."""
+    translation = Translation(graph)
+    constants = translation.bind(graph.constants)
+    return lambda z: translation(z, constants)
 
 
 def compare(function: Case, reference: Case, points: list[Tensor], rtol: float = 1e-8) -> None:
@@ -118,6 +127,23 @@ def test_batch_norm_in_training_is_refused() -> None:
 def test_mask_of_latent_values_is_refused() -> None:
     graph = capture(lambda x: torch.masked_select(x, x > 0), points()[0], Recorder())
     with pytest.raises(ValueError, match="masked_select"):
+        to_jax(graph)(points()[0].numpy())
+
+
+def test_a_loop_of_other_types_than_it_began_with_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def narrowing(x: Any) -> Any:
+        return jax.numpy.tanh(x).astype("float16")
+
+    def function(x: Tensor) -> Tensor:
+        for _ in range(6):
+            x = torch.tanh(x)
+        return x
+
+    monkeypatch.setitem(TABLE, "tanh", narrowing)
+    graph = capture(function, points()[0], Recorder())
+    with pytest.raises(ValueError, match=r"needs aten\.tanh\.default and what follows it in a way"):
         to_jax(graph)(points()[0].numpy())
 
 

@@ -216,10 +216,33 @@ def looking() -> None:
     pyro.sample("x", dist.Normal(float(z.detach().numpy()), 0.1), obs=torch.tensor(1.0))
 
 
+class Own(torch.autograd.Function):
+    """A function that torch knows nothing of."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *seeds: Tensor) -> Any:
+        return 2 * seeds[0]
+
+
+def opaque() -> None:
+    z = pyro.sample("z", dist.Normal(0.5, 0.1))
+    twice: Any = Own.apply
+    pyro.sample("x", dist.Normal(twice(z), 0.1), obs=torch.tensor(1.0))
+
+
 @each_engine
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (opaque, "expected what can be recorded, got what cannot after site 'z' .* engine 'eager'"),
         (branching, "expected the same operations whatever the latent values"),
         (looking, "its translation is another function: log density"),
     ],
