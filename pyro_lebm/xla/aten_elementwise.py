@@ -32,14 +32,12 @@ for _name in [
     "trunc",
     "isnan",
     "isinf",
-    "isfinite",
     "logical_not",
     "logical_and",
     "logical_or",
     "logical_xor",
     "maximum",
     "minimum",
-    "square",
     "exp2",
 ]:
     TABLE.plain(getattr(jnp, _name), _name)
@@ -102,11 +100,9 @@ TABLE.plain(
     "alias",
     "detach",
     "clone",
-    "contiguous",
     "lift_fresh",
     "lift_fresh_copy",
     "_conj",
-    "positive",
 )
 
 
@@ -143,7 +139,7 @@ def absolute(x: Any) -> Any:
     return jnp.where(x == 0, 0, jnp.abs(jnp.where(x == 0, 1, x)))
 
 
-@TABLE.op("clamp", "clamp_min", "clip")
+@TABLE.op("clamp", "clamp_min")
 def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
     x = x if min is None else jnp.where(x < min, min, x)
     return x if max is None else jnp.where(x > max, max, x)
@@ -229,9 +225,9 @@ TABLE.plain(lambda x, p: jsp.multigammaln(x, p), "mvlgamma")
 TABLE.plain(lambda x: x - jnp.trunc(x), "frac")
 TABLE.plain(lambda x: (nn.log_sigmoid(x), None), "log_sigmoid_forward")
 TABLE.plain(lambda n, x: jsp.polygamma(n, x), "polygamma")
-TABLE.plain(lambda x, weight: jnp.where(x > 0, x, weight * x), "prelu", "_prelu_kernel")
+TABLE.plain(lambda x, weight: jnp.where(x > 0, x, weight * x), "_prelu_kernel")
 TABLE.plain(lambda x, mask, value: jnp.where(mask, value, x), "masked_fill")
 TABLE.plain(lambda a, b, weight: a + weight * (b - a), "lerp")
 TABLE.plain(lambda x, a, b, *, value=1: x + value * a * b, "addcmul")
 TABLE.plain(lambda x, a, b, *, value=1: x + value * a / b, "addcdiv")
-TABLE.plain(lambda x, *, dtype=None, **_: cast(x, dtype), "_to_copy", "to")
+TABLE.plain(lambda x, *, dtype=None, **_: cast(x, dtype), "_to_copy")

@@ -12,8 +12,7 @@ from .aten_entries import Entries, scaled
 
 TABLE = Entries()
 
-TABLE.plain(jnp.matmul, "mm", "bmm", "mv", "dot", "matmul", "vdot")
-TABLE.plain(jnp.outer, "outer", "ger")
+TABLE.plain(jnp.matmul, "mm", "bmm", "mv", "dot", "vdot")
 
 
 @TABLE.op("addmm", "baddbmm", "addmv")
@@ -39,7 +38,7 @@ def _cholesky_ex(x: Any, *, upper: bool = False, check_errors: bool = False) -> 
     return jnp.swapaxes(factor, -1, -2) if upper else factor, jnp.zeros(x.shape[:-2], jnp.int32)
 
 
-TABLE.plain(lambda x, upper=False: _cholesky_ex(x, upper=upper)[0], "linalg_cholesky", "cholesky")
+TABLE.plain(lambda x, upper=False: _cholesky_ex(x, upper=upper)[0], "cholesky")
 
 
 @TABLE.op("_linalg_eigh")

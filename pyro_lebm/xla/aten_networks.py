@@ -6,19 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax, nn
+from jax import lax
 
 from .aten_entries import Entries
 
 TABLE = Entries()
 
 TABLE.plain(lambda x, index, weight=None: x[index], "embedding")
-
-
-@TABLE.op("linear")
-def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    product = x @ weight.T
-    return product if bias is None else product + bias
 
 
 @TABLE.op("convolution")
@@ -190,24 +184,3 @@ def _max_pool2d(
     windows = _windows(x, starts, kernel, dilation, -jnp.inf)
     best = jnp.argmax(windows, axis=-1, keepdims=True)
     return jnp.take_along_axis(windows, best, axis=-1)[..., 0], None
-
-
-@TABLE.op("_scaled_dot_product_flash_attention_for_cpu")
-def _attention(
-    q: Any,
-    k: Any,
-    v: Any,
-    dropout: float = 0.0,
-    causal: bool = False,
-    *,
-    attn_mask: Any = None,
-    scale: float | None = None,
-) -> Any:
-    logits = q @ jnp.swapaxes(k, -1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    if causal:
-        attn_mask = np.tri(*logits.shape[-2:], dtype=bool)
-    if attn_mask is not None and attn_mask.dtype == bool:
-        logits = jnp.where(attn_mask, logits, -jnp.inf)
-    elif attn_mask is not None:
-        logits = logits + attn_mask
-    return nn.softmax(logits, axis=-1) @ v, None

@@ -105,8 +105,8 @@ TABLE.plain(lambda x, dim=None, keepdim=False: jnp.argmin(x, axis=dim, keepdims=
 TABLE.plain(lambda x, dim, *, dtype=None: jnp.cumsum(cast(x, dtype), axis=dim), "cumsum")
 TABLE.plain(lambda x, dim, *, dtype=None: jnp.cumprod(cast(x, dtype), axis=dim), "cumprod")
 TABLE.plain(lambda x, dim: lax.associative_scan(jnp.logaddexp, x, axis=dim), "logcumsumexp")
-TABLE.plain(lambda x, dim, half=False: nn.softmax(x, axis=dim), "_softmax", "softmax")
-TABLE.plain(lambda x, dim, half=False: nn.log_softmax(x, axis=dim), "_log_softmax", "log_softmax")
+TABLE.plain(lambda x, dim, half=False: nn.softmax(x, axis=dim), "_softmax")
+TABLE.plain(lambda x, dim, half=False: nn.log_softmax(x, axis=dim), "_log_softmax")
 
 
 @TABLE.op("_safe_softmax")

@@ -18,7 +18,7 @@ TABLE = Entries()
 # Shapes
 
 
-@TABLE.op("view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy")
+@TABLE.op("view", "_unsafe_view", "_reshape_alias", "view_copy")
 def _view(x: Any, shape: Any) -> Any:
     return _bits(x, shape) if isinstance(shape, torch.dtype) else jnp.reshape(x, tuple(shape))
 
@@ -34,7 +34,7 @@ def _bits(x: Any, dtype: torch.dtype) -> Any:
     return jnp.reshape(found, (*x.shape[:-1], -1)) if found.ndim > x.ndim else found
 
 
-@TABLE.op("expand", "expand_copy", "broadcast_to")
+@TABLE.op("expand", "expand_copy")
 def _expand(x: Any, shape: Any, *, implicit: bool = False) -> Any:
     have = (1,) * (len(shape) - jnp.ndim(x)) + jnp.shape(x)
     return jnp.broadcast_to(x, tuple(h if s == -1 else s for s, h in zip(shape, have, strict=True)))
@@ -144,7 +144,7 @@ TABLE.plain(partial(_scatter, add=False), "scatter")
 TABLE.plain(partial(_scatter, add=True), "scatter_add")
 TABLE.plain(lambda x, dims: jnp.transpose(x, tuple(dims)), "permute", "permute_copy")
 TABLE.plain(lambda x, a, b: jnp.swapaxes(x, a, b) if jnp.ndim(x) else x, "transpose")
-TABLE.plain(lambda x: jnp.swapaxes(x, -1, -2) if jnp.ndim(x) > 1 else x, "t", "mT", "adjoint")
+TABLE.plain(lambda x: jnp.swapaxes(x, -1, -2) if jnp.ndim(x) > 1 else x, "t")
 TABLE.plain(lambda x, dim: jnp.expand_dims(x, dim), "unsqueeze")
 TABLE.plain(lambda x, dim, i: lax.index_in_dim(x, i, dim, keepdims=False), "select", "select_copy")
 TABLE.plain(lambda x, s, dim, i: x.at[_along(x, dim, i)].set(s), "select_scatter")

@@ -74,6 +74,16 @@ def test_is_torchs(name: str) -> None:
     compare(CASES[name], CASES[name], points(), ROUGH.get(name, 1e-8))
 
 
+def test_the_table_holds_nothing_that_torch_takes_apart_before() -> None:
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    for name in TABLE:
+        packet = getattr(torch.ops.aten, name.split(".")[0], None)
+        overloads = [] if packet is None else [getattr(packet, o) for o in packet.overloads()]
+        kept = [o.name() for o in overloads if o._schema.name.startswith("aten::")]
+        kept = [o for o in kept if torch._C._dispatch_has_kernel(o)]
+        assert not kept or not all(has(o, "CompositeImplicitAutograd") for o in kept), name
+
+
 @pytest.mark.parametrize("name", TIES)
 def test_is_torchs_at_ties(name: str) -> None:
     compare(TIES[name], TIES[name], [torch.zeros(12)])
