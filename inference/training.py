@@ -31,9 +31,6 @@ from .validation import EarlyStop
 from .warmup import Warm
 
 
-def _nothing() -> None: ...
-
-
 class Training:
     """A run of SVI: programs, optimiser, minibatches, random numbers, history, guard.
 
@@ -178,10 +175,16 @@ class Training:
         if self.averaged.interrupted:
             raise KeyboardInterrupt
 
-    def _attempt(self) -> Fault | None:
+    def _forget(self) -> None:
+        """Drop what no state holds and no step may hang on: of a step before, or one undone."""
         for prior in self.priors.values():
-            # no step may hang on negatives of an earlier one, which no state holds
-            getattr(prior, "forget", _nothing)()
+            forget = getattr(prior, "forget", None)  # its negatives
+            if callable(forget):
+                forget()
+        self.both.zero_grad(set_to_none=True)
+
+    def _attempt(self) -> Fault | None:
+        self._forget()
         try:
             progress = self.progress
             batch = self.horizon.cut(self._batch(), progress)

@@ -84,7 +84,16 @@ class Level(PyroModule):
 
 
 class Nothing(PyroModule):
-    def forward(self, series: Series) -> None: ...
+    """No latent sites; at one call, on one rank, there is a fault."""
+
+    def __init__(self, when: int = -1, rank: int = 0) -> None:
+        super().__init__()
+        self.calls, self.when = 0, when if rank == RANK else -1
+
+    def forward(self, series: Series) -> None:
+        self.calls += 1
+        if self.calls == self.when:
+            fault()
 
 
 def data() -> Series:
@@ -111,12 +120,12 @@ def train(
     return model, guide, fit(model, guide, data(), **(settings | changes))
 
 
-def exact(**changes: Any) -> tuple[Tensor, Tensor]:
+def exact(when: int = -1, rank: int = 0, **changes: Any) -> tuple[Tensor, Tensor]:
     """Seven sequences: four on one rank and three on the other."""
-    model = Level()
+    model, guide = Level(), Nothing(when, rank)
     series = Series(torch.arange(2.0), torch.arange(14.0).reshape(7, 2, 1))
     settings: dict[str, Any] = {"max_steps": 20, "learning_rate": 0.3, "progress": False}
-    history = fit(model, Nothing(), series, **(settings | changes))
+    history = fit(model, guide, series, **(settings | changes))
     return model.level.detach(), history.column("loss")
 
 
@@ -187,6 +196,7 @@ def together(folder: Path) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         results["fault"] = found(*train(when=7, trouble=fault))
+        results["exact fault"] = exact(when=9, rank=1, snapshot_every=5)
     results["told"] = [str(one.message) for one in told if "rollback" in str(one.message)]
     stop = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
     results["interrupt"] = caught(lambda: train(folder / "stopped.pt", when=23, trouble=stop))

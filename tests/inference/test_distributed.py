@@ -132,17 +132,19 @@ def test_one_process_goes_on_where_two_were(both: Found, folder: Path) -> None:
 
 
 def test_a_fault_on_one_rank_sends_both_back(both: Found) -> None:
-    assert (
-        both[0]["told"]
-        == both[1]["told"]
-        == [
-            "step 8: FloatingPointError: a path blew up (rank 1); back to step 5 with half the "
-            "learning rates (rollback 1 of at most 5)"
-        ]
+    told = (
+        "step 8: FloatingPointError: a path blew up (rank 1); back to step 5 with half the "
+        "learning rates (rollback 1 of at most 5)"
     )
+    assert both[0]["told"] == both[1]["told"] == [told, told]
     one, other = both[0]["fault"], both[1]["fault"]
     assert_same(one, other, "parameters", "numbers")
     assert one["numbers"]["rollbacks"].tolist() == [0] * 5 + [1] * (STEPS - 5)
+    with pytest.warns(RuntimeWarning, match="step 8: a path blew up; back to step 5"):
+        level, loss = exact(when=9, snapshot_every=5)
+    for rank in both:
+        torch.testing.assert_close(rank["exact fault"][0], level)
+        torch.testing.assert_close(rank["exact fault"][1], loss, rtol=1e-6, atol=0)
 
 
 def test_a_failure_on_one_rank_is_told_by_the_other(both: Found) -> None:

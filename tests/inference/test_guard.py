@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -90,6 +92,43 @@ def test_a_runaway_energy_is_rolled_back_and_slowed() -> None:
     assert history.column("energy_positive").max() <= 12.0
     # The other learning rates were no part of it.
     assert history.column("learning_rate").tolist() == pytest.approx([3e-3] * 40)
+
+
+class Level(PyroModule):
+    """x ~ N(level, 1): nothing random; breaks at chosen calls."""
+
+    def __init__(self, bad: set[int]) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(()))
+        self.calls, self.bad = -1, bad
+
+    def forward(self, series: Series) -> None:
+        self.calls += 1
+        if self.calls in self.bad:
+            raise FloatingPointError("the path is not finite")
+        with pyro.plate("sequences", series.total, subsample=series.index):
+            x = dist.Normal(self.level, 1.0).expand(series.values.shape[1:]).to_event(2)
+            pyro.sample("x", x, obs=series.values)
+
+
+class Nothing(PyroModule):
+    def forward(self, series: Series) -> None: ...
+
+
+@pytest.mark.filterwarnings("ignore:step .* back to step:RuntimeWarning")
+def test_a_step_that_is_undone_leaves_no_gradient() -> None:
+    def trained(bad: set[int], gradient: float | None = None) -> tuple[Tensor, list[float]]:
+        model = Level(bad)
+        if gradient is not None:
+            model.level.grad = torch.tensor(gradient)
+        elbo = Trace_ELBO(num_particles=2)
+        history = fit(model, Nothing(), data(), max_steps=6, elbo=elbo, seed=0, **QUIET)
+        return model.level.detach(), history.column("loss").tolist()
+
+    # Two particles a step, the first after two that only look: step 4 has calls 8 and 9.
+    before, after = trained({8}), trained({9})
+    assert before == after
+    assert trained(set(), gradient=-7.0) == trained(set())
 
 
 class Breaking(Linear):
