@@ -130,10 +130,11 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def _refuse(every: list[Report], error: Exception | None) -> None:
+    """Raise what ends the run or, failing that, what sends it back."""
+    if error is not None and not isinstance(error, FAULTS):
+        raise error
     for rank, report in enumerate(every):
         if report.failure is not None:
-            if error is not None:
-                raise error
             raise LostRank(f"rank {rank} failed with {report.failure}")
     for rank, report in enumerate(every):
         if report.fault is not None:

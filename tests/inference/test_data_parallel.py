@@ -1,0 +1,67 @@
+"""What one rank makes of what the others tell it of a step; they are played, not started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_lebm.inference.data_parallel import Averaged, Report
+from pyro_lebm.inference.ranks import LostRank, Ranks
+
+FINE = Report(3.0, 0.5, [True, False], fault=None, failure=None, interrupted=False)
+
+
+class Beside(Ranks):
+    """Rank 0 of two, the other of which tells `theirs` and adds nothing."""
+
+    def __init__(self, theirs: Report) -> None:
+        super().__init__()
+        self.size, self.theirs = 2, theirs
+        self.told: list[Any] = []
+
+    def gather(self, value: Any) -> list[Any]:
+        self.told.append(value)
+        return [value, self.theirs]
+
+    def add(self, value: Tensor) -> None: ...
+
+
+class Loss:
+    """Stands in for an ELBO: a gradient of both parameters, and then what `then` does."""
+
+    def __init__(self, parameters: list[Tensor], then: Callable[[], float]) -> None:
+        self.parameters, self.then = parameters, then
+
+    def loss_and_grads(self) -> float:
+        for p in self.parameters:
+            p.grad = torch.ones_like(p)
+        return self.then()
+
+
+def averaged(then: Callable[[], float], theirs: Report = FINE, weight: float = 0.5) -> Averaged:
+    parameters = [torch.zeros(2), torch.zeros(())]
+    found = Averaged(Loss(parameters, then), Beside(theirs), parameters)  # type: ignore[arg-type]
+    found.weight = weight
+    return found
+
+
+def fault() -> float:
+    raise FloatingPointError("a path blew up")
+
+
+def failure() -> float:
+    raise ValueError("a mistake of our own")
+
+
+def test_a_failure_elsewhere_counts_for_more_than_a_fault_here() -> None:
+    theirs = FINE._replace(failure="KeyError: 'a mistake'")
+    with pytest.raises(LostRank, match="rank 1 failed with KeyError: 'a mistake'"):
+        averaged(fault, theirs)()
+    with pytest.raises(ValueError, match="a mistake of our own"):
+        averaged(failure, theirs)()
+    with pytest.raises(ArithmeticError, match=r"FloatingPointError: a path blew up \(rank 0\)"):
+        averaged(fault)()
