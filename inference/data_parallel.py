@@ -77,11 +77,13 @@ class Averaged:
     def _report(self, loss: float, error: Exception | None) -> Report:
         text = None if error is None else f"{type(error).__name__}: {error}"
         faulty = isinstance(error, FAULTS)
+        # The one chain that a rank without sequences moves decides nothing.
+        counts = self.weight > 0
         return Report(
             loss,
             self.weight,
-            [p.grad is not None for p in self.parameters],
-            fault=text if faulty else None,
+            [counts and p.grad is not None for p in self.parameters],
+            fault=text if faulty and counts else None,
             failure=None if faulty else text,
             interrupted=self._pressed,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from pyro_lebm.inference.ranks import LostRank, Ranks
 FINE = Report(3.0, 0.5, [True, False], fault=None, failure=None, interrupted=False)
 
 
-class Beside(Ranks):
+class Beside(Ranks):  # type: ignore[misc]
     """Rank 0 of two, the other of which tells `theirs` and adds nothing."""
 
     def __init__(self, theirs: Report) -> None:
@@ -44,7 +45,7 @@ class Loss:
 
 def averaged(then: Callable[[], float], theirs: Report = FINE, weight: float = 0.5) -> Averaged:
     parameters = [torch.zeros(2), torch.zeros(())]
-    found = Averaged(Loss(parameters, then), Beside(theirs), parameters)  # type: ignore[arg-type]
+    found = Averaged(Loss(parameters, then), Beside(theirs), parameters)
     found.weight = weight
     return found
 
@@ -65,3 +66,12 @@ def test_a_failure_elsewhere_counts_for_more_than_a_fault_here() -> None:
         averaged(failure, theirs)()
     with pytest.raises(ArithmeticError, match=r"FloatingPointError: a path blew up \(rank 0\)"):
         averaged(fault)()
+
+
+def test_what_happens_to_a_chain_of_no_weight_decides_nothing() -> None:
+    step = averaged(fault, FINE._replace(weight=1.0), weight=0.0)
+    assert step() == 3.0
+    own = step.ranks.told[0]
+    assert own.fault is None and own.graded == [False, False] and math.isnan(own.loss)
+    with pytest.raises(ValueError, match="a mistake of our own"):
+        averaged(failure, weight=0.0)()
