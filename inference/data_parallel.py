@@ -48,7 +48,7 @@ class Averaged:
 
     Attributes:
         weight: this rank's share of the joint minibatch.
-        interrupted: whether Ctrl-C was pressed at some rank.
+        interrupted: whether all ranks know that Ctrl-C was pressed at some rank.
     """
 
     def __init__(self, elbo: ELBO, ranks: Ranks, parameters: Sequence[Tensor]) -> None:
@@ -108,15 +108,23 @@ class Averaged:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Keep Ctrl-C for a step's end, where all ranks can stop; a second one acts at once."""
+        """Keep Ctrl-C for a step's end, where all ranks can stop.
+
+        A second one acts at once and on this rank alone, unless all know of the first.
+
+        Raises:
+            KeyboardInterrupt: on all ranks, if Ctrl-C was pressed after the last step's end.
+        """
 
         def press(number: int, frame: Any) -> None:
-            if self._pressed:
+            if self._pressed and not self.interrupted:
                 raise KeyboardInterrupt
             self._pressed = True
 
         with nullcontext() if self.ranks.alone else _handled(press):
             yield
+        if any(self.ranks.gather(self._pressed)):
+            raise KeyboardInterrupt
 
 
 @contextmanager

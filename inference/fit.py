@@ -144,7 +144,8 @@ def fit(
         RuntimeError: training failed more than `max_rollbacks` times, or (`LostRank`) another rank
             ended or failed.
         KeyboardInterrupt: passed on, after model, guide and checkpoint were put to the last good
-            state in memory.
+            state in memory. Several ranks stop together at the end of a step; a second Ctrl-C
+            before that stops its rank at once, and writes no checkpoint.
 
     Example:
         >>> import torch, pyro.distributions as dist
@@ -295,7 +296,8 @@ def _loop(run: Training, file: TrainingFile, progress: bool, tell: Callable[[], 
         # Mid-step nothing is consistent: what stays, in memory and on disk, is the last good state.
         step = run.step
         run.load_state(run.guard.last)
-        if isinstance(error, KeyboardInterrupt):
+        # Writing takes all ranks: where only this one stops, the others are elsewhere.
+        if isinstance(error, KeyboardInterrupt) and (run.ranks.alone or run.averaged.interrupted):
             file.write(run)
         if isinstance(error, LostRank):
             raise LostRank(f"step {step + 1}: {error}; {file.way_back}") from error

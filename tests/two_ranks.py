@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,14 +215,26 @@ def together(folder: Path) -> dict[str, Any]:
     return results
 
 
-def killed(folder: Path) -> dict[str, Any]:
-    train(folder / "killed.pt", when=25, trouble=lambda: os.kill(os.getpid(), signal.SIGKILL))
+def ended(folder: Path, numbers: Sequence[int]) -> dict[str, Any]:
+    """Rank 1 gets some signals in the middle of a step."""
+
+    def trouble() -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    train(folder / "ended.pt", when=25, trouble=trouble)
     return {}
 
+
+SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "together": together,
+    "killed": lambda folder: ended(folder, [signal.SIGKILL]),
+    "interrupted twice": lambda folder: ended(folder, [signal.SIGINT] * 2),
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     scenario, folder = sys.argv[1], Path(sys.argv[2])
     with distributed(timeout=60):
-        outcome = {"together": together, "killed": killed}[scenario](folder)
+        outcome = SCENARIOS[scenario](folder)
     torch.save(outcome, folder / f"{scenario}-{RANK}.pt")

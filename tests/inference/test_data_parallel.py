@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +19,7 @@ FINE = Report(3.0, 0.5, [True, False], fault=None, failure=None, interrupted=Fal
 
 
 class Beside(Ranks):  # type: ignore[misc]
-    """Rank 0 of two, the other of which tells `theirs` and adds nothing."""
+    """Rank 0 of two, the other of which tells `theirs` of a step and adds nothing."""
 
     def __init__(self, theirs: Report) -> None:
         super().__init__()
@@ -26,7 +28,7 @@ class Beside(Ranks):  # type: ignore[misc]
 
     def gather(self, value: Any) -> list[Any]:
         self.told.append(value)
-        return [value, self.theirs]
+        return [value, self.theirs if isinstance(value, Report) else value]
 
     def add(self, value: Tensor) -> None: ...
 
@@ -75,3 +77,31 @@ def test_what_happens_to_a_chain_of_no_weight_decides_nothing() -> None:
     assert own.fault is None and own.graded == [False, False] and math.isnan(own.loss)
     with pytest.raises(ValueError, match="a mistake of our own"):
         averaged(failure, weight=0.0)()
+
+
+def press() -> float:
+    os.kill(os.getpid(), signal.SIGINT)
+    return 1.0
+
+
+def test_ctrl_c_waits_until_all_ranks_can_stop() -> None:
+    step = averaged(press)
+    with pytest.raises(KeyboardInterrupt, match="at the end"), step.interruptible():
+        step()
+        press()  # of no use any more: all know of the first
+        assert step.interrupted
+        raise KeyboardInterrupt("at the end")
+    step = averaged(lambda: 1.0)
+    with pytest.raises(KeyboardInterrupt), step.interruptible():
+        step()
+        press()  # after the last step, where no report tells of it any more
+        assert not step.interrupted
+    assert step.ranks.told[-1] is True
+
+
+def test_a_second_ctrl_c_acts_at_once_while_the_others_do_not_know() -> None:
+    step = averaged(press)
+    with pytest.raises(KeyboardInterrupt), step.interruptible():
+        press()
+        step()
+    assert not step.interrupted and not step.ranks.told

@@ -191,13 +191,18 @@ def test_chains_are_shared_out_and_gathered(both: Found) -> None:
     assert "superchains: expected a multiple of 2 ranks, got 3" in one["superchains"]
 
 
-def test_a_killed_rank_ends_the_run_and_the_checkpoint_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scenario", "code"), [("killed", -signal.SIGKILL), ("interrupted twice", -signal.SIGINT)]
+)
+def test_a_rank_that_ends_ends_the_run_and_the_checkpoint_resumes(
+    scenario: str, code: int, tmp_path: Path
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     processes = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, "killed", str(tmp_path)],
+            [sys.executable, SCRIPT, scenario, str(tmp_path)],
             env=ENVIRONMENT
             | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
             | {"MASTER_PORT": port},
@@ -213,10 +218,10 @@ def test_a_killed_rank_ends_the_run_and_the_checkpoint_resumes(tmp_path: Path) -
         for process in processes:
             process.kill()
             process.wait()
-    assert [p.returncode for p in processes] == [1, -signal.SIGKILL]
+    assert [p.returncode for p in processes] == [1, code]
     assert "LostRank: step 26: another process of the run ended or does not answer" in told
     assert "the checkpoint holds the run up to step 20: start all processes again" in told
-    *_, history = train(tmp_path / "killed.pt")
+    *_, history = train(tmp_path / "ended.pt")
     assert history.column("step").tolist() == list(range(1, STEPS + 1))
 
 
