@@ -77,14 +77,16 @@ class Optimiser(PyroOptim):
                 )
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """One step for every parameter that has a gradient.
+        """One step for every parameter of Pyro's store that has a gradient.
+
+        SVI hands over those that its programs met. Of several ranks each may have met others, and
+        all have the gradients of all.
 
         Raises:
             NonFiniteGradient: before any parameter has moved.
         """
-        store = pyro.get_param_store()
-        # SVI hands over a set: sort, or sums of norms would depend on memory addresses.
-        named = sorted(((str(store.param_name(p)), p) for p in params), key=lambda item: item[0])
+        # Sorted, as sums of norms depend on the order: ranks may have met them in different ones.
+        named = sorted(pyro.get_param_store().named_parameters(), key=lambda item: item[0])
         moving = [(n, p) for n, p in named if p.grad is not None and id(p) not in self._frozen]
         try:
             with timed("optimiser"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -85,6 +86,41 @@ def begin_alike(both: nn.Module, ranks: Ranks) -> None:
     if not ranks.alone:
         state = take(both)
         restore(both, ranks.first({**state, "chains": {}}))
+
+
+def act_on_first(action: Callable[[], object], module: nn.Module, ranks: Ranks) -> None:
+    """Let rank 0 do something to a module's buffers and parameters, and all ranks have them so."""
+    if ranks.alone:
+        action()
+        return
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    ranks.on_first(lambda: (action(), None)[1])
+    # Parameters are the same already, but those that it wrote to: sending all takes its time.
+    now = {name: p.detach() for name, p in module.named_parameters()}
+    changed = {name: p for name, p in now.items() if not torch.equal(p, before[name])}
+    shared = ranks.first({"parameters": changed, "buffers": buffers(module)})
+    restore(module, {**shared, "chains": {}})
+
+
+def check_parameters(parameters: Mapping[str, Tensor], ranks: Ranks) -> None:
+    """Raise if the ranks train different parameters.
+
+    Raises:
+        RuntimeError: on all ranks; names one that differs by more than rounding explains, which may
+            be another on other hardware.
+    """
+    if ranks.alone:
+        return
+    norms = torch.stack([p.norm().double().cpu() for p in parameters.values()]).tolist()
+    first, *others = ranks.gather(dict(zip(parameters, norms, strict=True)))
+    for rank, theirs in enumerate(others, 1):
+        for name in {**first, **theirs}:
+            ours, their = first.get(name, math.nan), theirs.get(name, math.nan)
+            if not math.isclose(ours, their, rel_tol=1e-3):
+                raise RuntimeError(
+                    f"{name}: expected the same parameter on all ranks, got one of norm {ours:.6g} "
+                    f"on rank 0 and {their:.6g} on rank {rank}"
+                )
 
 
 def share_buffers(module: nn.Module, ranks: Ranks) -> None:

@@ -25,7 +25,7 @@ from .optimiser import Optimiser
 from .ranks import Ranks
 from .registration import RefuseUnnormalised, register
 from .settings import Settings
-from .shards import share_buffers
+from .shards import act_on_first, begin_alike, check_parameters
 from .snapshot import is_finite, restore, rng_state, set_rng_state, take, undone
 from .validation import EarlyStop
 from .warmup import Warm
@@ -85,7 +85,10 @@ class Training:
         """Run the programs once, with Pyro's checks on; see that every parameter is registered."""
         for p in self.both.parameters():
             p.data = p.data.contiguous()  # of any other Pyro's store would keep a copy
-        first = self._cut(torch.arange(len(self.series))[: self.settings.batch_size])
+        # Of all ranks: what one of them meets, the others must know as well.
+        first = self.series.batch(
+            torch.arange(min(len(self.series), self.settings.batch_size), device=self.device)
+        )
         learns = self.settings.energy_from < 1
         held = [] if learns else [p for m in self.priors.values() for p in m.parameters()]
         self._set_learning(learns)
@@ -102,6 +105,8 @@ class Training:
         undone(self.both, check, self.device)
         if not any(p.requires_grad for p in self.both.parameters()):
             raise ValueError("model, guide: expected parameters to train, got none")
+        begin_alike(self.both, self.ranks)  # those created just now, too
+        self.averaged.parameters = list(self.both.parameters())
         self.guard.keep(self.state())
 
     def _set_learning(self, learning: bool) -> None:
@@ -137,10 +142,10 @@ class Training:
         """Whether steps, time or patience have run out."""
         return self.progress >= 1 or (self.early_stop is not None and self.early_stop.over)
 
-    def state(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+    def state(self, modules: dict[str, Any] | None = None) -> dict[str, Any]:
+        """All that the next step depends on; `modules` is what `take` gives, if taken already."""
         return {
-            "modules": take(self.both),
+            "modules": take(self.both) if modules is None else modules,
             "optimiser": self.optimiser.get_state(),
             "rng": rng_state(self.device),
             "order": self.order.clone(),
@@ -196,18 +201,21 @@ class Training:
             return Fault(str(error))
         statistics = self.ranks.mean(self._statistics())
         fault = self.guard.check(loss, statistics)
-        due = (self.step + 1) % self.settings.snapshot_every == 0
-        if fault is None and due and not all(self.ranks.gather(is_finite(take(self.both)))):
-            fault = Fault("a parameter or a chain is not finite")
         if fault is not None:
             return fault
+        due = (self.step + 1) % self.settings.snapshot_every == 0
+        if due:
+            with timed("snapshots"):
+                modules = take(self.both)
+            if not all(self.ranks.gather(is_finite(modules))):
+                return Fault("a parameter or a chain is not finite")
+            check_parameters(modules["parameters"], self.ranks)
         self.step += 1
         row = {"step": self.step, "epoch": self.epoch, "seconds": self.seconds, "loss": loss}
         row |= {"learning_rate": rate, "rollbacks": self.guard.rollbacks}
         self.history.append(row | statistics)
         if due and self.guard.calm(statistics):
-            with timed("snapshots"):
-                self.guard.keep(self.state())
+            self.guard.keep(self.state(modules))
         return None
 
     def _batch(self) -> Series:
@@ -226,8 +234,7 @@ class Training:
         refresh = getattr(self.model, "refresh", None)
         if callable(refresh):
             with timed("solver step"):
-                self.ranks.on_first(lambda: refresh(self.series))
-                share_buffers(self.model, self.ranks)
+                act_on_first(lambda: refresh(self.series), self.model, self.ranks)
 
     def _cut(self, order: Tensor) -> Series:
         """This rank's share of a minibatch."""

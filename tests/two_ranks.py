@@ -63,7 +63,8 @@ class Guide(LangevinGuide):  # type: ignore[misc]
         self.step = round(progress * STEPS)
 
     def forward(self, series: Series) -> None:
-        self.moved |= set(series.index.tolist())
+        if torch.is_grad_enabled():  # and not to look which parameters there are
+            self.moved |= set(series.index.tolist())
         if self.step == self.when and RANK == 1:
             self.when = -1
             self.trouble()
@@ -80,6 +81,28 @@ class Level(PyroModule):
     def forward(self, series: Series) -> None:
         with pyro.plate("sequences", series.total, subsample=series.index):
             x = dist.Normal(self.level, 1.0).expand(series.values.shape[1:])
+            pyro.sample("x", x.to_event(2), obs=series.values)
+
+
+class Unlike(Level):
+    """Its ranks differ: in what they met, in what they began with, and in what is drawn later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(()))
+        self.drawn = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def refresh(self, series: Series) -> None:
+        self.drawn.data.fill_(torch.rand(()))
+
+    def forward(self, series: Series) -> None:
+        if not hasattr(self, "late"):
+            self.late: Any = nn.Parameter(torch.tensor(float(RANK)))
+        mean = (self.level + self.late).expand(len(series))
+        if 0 in series.index.tolist():  # never on rank 1
+            mean = mean + self.first * (series.index == 0)
+        with pyro.plate("sequences", series.total, subsample=series.index):
+            x = dist.Normal(mean[:, None, None], 1.0).expand(series.values.shape)
             pyro.sample("x", x.to_event(2), obs=series.values)
 
 
@@ -127,6 +150,13 @@ def exact(when: int = -1, rank: int = 0, **changes: Any) -> tuple[Tensor, Tensor
     settings: dict[str, Any] = {"max_steps": 20, "learning_rate": 0.3, "progress": False}
     history = fit(model, guide, series, **(settings | changes))
     return model.level.detach(), history.column("loss")
+
+
+def unlike() -> dict[str, Tensor]:
+    model, values = Unlike(), torch.arange(14.0).reshape(7, 2, 1)
+    series = Series(torch.arange(2.0), values)
+    fit(model, Nothing(), series, max_steps=20, learning_rate=0.3, progress=False)
+    return {name: p.detach() for name, p in model.named_parameters()}
 
 
 def found(model: Model, guide: Guide, history: History) -> dict[str, Any]:
@@ -188,6 +218,7 @@ def chains(folder: Path) -> dict[str, Any]:
 
 def together(folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {"exact": exact(), "rank": RANK}
+    results["unlike"] = unlike()
     results["loss"] = torch.stack([train(seed=s)[2].column("loss") for s in SEEDS])
     results["whole"] = found(*train(folder / "two.pt"))
     failed = folder / "failed.pt"

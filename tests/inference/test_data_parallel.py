@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_lebm.inference.data_parallel import Averaged, Report
 from pyro_lebm.inference.ranks import LostRank, Ranks
+from pyro_lebm.inference.shards import check_parameters
 
 FINE = Report(3.0, 0.5, [True, False], fault=None, failure=None, interrupted=False)
 
@@ -105,3 +106,13 @@ def test_a_second_ctrl_c_acts_at_once_while_the_others_do_not_know() -> None:
         press()
         step()
     assert not step.interrupted and not step.ranks.told
+
+
+def test_ranks_that_train_different_parameters_are_refused() -> None:
+    ranks = Beside(FINE)
+    ranks.gather = lambda norms: [norms, norms | {"b": 1.0}]
+    check_parameters({"a": torch.ones(4), "b": torch.ones(())}, ranks)
+    with pytest.raises(RuntimeError, match="b: expected the same .* 2 on rank 0 and 1 on rank 1"):
+        check_parameters({"a": torch.ones(4), "b": torch.full((), 2.0)}, ranks)
+    with pytest.raises(RuntimeError, match="b: .* nan on rank 0 and 1 on rank 1"):
+        check_parameters({"a": torch.ones(4)}, ranks)  # created on rank 1 alone

@@ -22,7 +22,7 @@ from house import ROOT
 from pyro_lebm.checkpoint import read_state
 from pyro_lebm.inference.ranks import Ranks, distributed
 from pyro_lebm.inference.shards import share_of
-from two_ranks import MEAN, SD, SEEDS, STEPS, Guide, Model, N, data, exact, found, train
+from two_ranks import MEAN, SD, SEEDS, STEPS, Guide, Model, N, data, exact, found, train, unlike
 
 SCRIPT = str(ROOT / "tests/two_ranks.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -83,6 +83,15 @@ def test_the_joint_minibatch_gives_the_gradient_of_one_process(both: Found) -> N
     for rank in both:
         torch.testing.assert_close(rank["exact"][0], level)
         torch.testing.assert_close(rank["exact"][1], loss, rtol=1e-6, atol=0)
+
+
+def test_parameters_that_one_rank_alone_met_are_the_same_on_all(both: Found) -> None:
+    one, other = (rank["unlike"] for rank in both)
+    assert_same(one, other)
+    expected = unlike()
+    for name in ("level", "first", "late"):
+        torch.testing.assert_close(one[name], expected[name])
+    assert expected["first"].abs() > 1 and one["drawn"] > 0
 
 
 def test_the_loss_curve_is_that_of_one_process(alone: dict[str, Any], both: Found) -> None:
