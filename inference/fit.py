@@ -125,7 +125,8 @@ def fit(
         profile: whether to measure where the time goes: posterior and prior chains, guide and
             model, the parameters' gradient, the optimiser and more, each without the parts inside
             it. The table is printed at the end and kept in `history.profile`. A file name asks
-            besides for a trace of three early steps by `torch.profiler`, for chrome://tracing.
+            besides for a trace of the steps 3 to 5 by `torch.profiler`, for chrome://tracing, on
+            rank 0 if there are several.
         seed: seeds torch, numpy and random, with numbers derived from it on ranks other than 0;
             None: go on with their present states, those of rank 0 if there are several.
 
@@ -203,7 +204,7 @@ def fit(
     ranks.part_ways()
     if elbo is None:
         elbo = Trace_ELBO()
-    profiled = Profile(profile, series.values.device)
+    profiled = Profile(profile, series.values.device, ranks.rank)
     if profiled.clock is not None:
         elbo = in_parts(elbo)
     early_stop = None

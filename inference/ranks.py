@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pyro_lebm.clock import timed
+
 T = TypeVar("T")
 
 
@@ -202,7 +204,8 @@ class Ranks:
 @contextmanager
 def _reached() -> Iterator[None]:
     try:
-        yield
+        with timed("other ranks"):
+            yield
     except RuntimeError as error:  # gloo raises no kind of its own
         raise LostRank(f"another process of the run ended or does not answer ({error})") from error
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 
-_CLOCK: ContextVar[Clock | None] = ContextVar("pyro_lebm.clock", default=None)
+# Of the process, not of a thread: autograd draws negatives in another one where they are on a GPU.
+_CLOCK: Clock | None = None
 _UNTIMED: AbstractContextManager[Any] = nullcontext()
 
 
@@ -25,15 +25,14 @@ def timed(part: str) -> AbstractContextManager[Any]:
         >>> sorted(clock.seconds), clock.seconds["sleep"] >= 0.01
         (['all the rest', 'sleep'], True)
     """
-    clock = _CLOCK.get()
-    return _UNTIMED if clock is None else clock.part(part)
+    return _UNTIMED if _CLOCK is None else _CLOCK.part(part)
 
 
 class Clock:
     """Seconds and calls of named parts, each without the parts inside it: they add up to the whole.
 
-    What runs in a thread of its own, as autograd's for a CUDA device, counts for the part that
-    waits for it.
+    One clock runs in a process at a time. Parts may open in another thread, as autograd's for a
+    CUDA device, while the one that started the clock waits for it.
 
     Args:
         device: a CUDA device is waited for at the bounds of each part, which costs some overlap.
@@ -53,12 +52,24 @@ class Clock:
     @contextmanager
     def running(self, rest: str) -> Iterator[None]:
         """Run inside; time that no `timed` part takes is counted as ``rest``."""
-        token = _CLOCK.set(self)
+        global _CLOCK
+        before, _CLOCK = _CLOCK, self
         try:
             with self.part(rest):
                 yield
         finally:
-            _CLOCK.reset(token)
+            _CLOCK = before
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Count the time inside for no part."""
+        self._turn()
+        open_parts, self._open = self._open, []
+        try:
+            yield
+        finally:
+            self._turn()
+            self._open = open_parts
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

@@ -109,10 +109,13 @@ def test_a_second_ctrl_c_acts_at_once_while_the_others_do_not_know() -> None:
 
 
 def test_ranks_that_train_different_parameters_are_refused() -> None:
-    ranks = Beside(FINE)
-    ranks.gather = lambda norms: [norms, norms | {"b": 1.0}]
+    class Other(Beside):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, value | {"b": 1.0}]
+
+    ranks = Other(FINE)
     check_parameters({"a": torch.ones(4), "b": torch.ones(())}, ranks)
-    with pytest.raises(RuntimeError, match="b: expected the same .* 2 on rank 0 and 1 on rank 1"):
+    with pytest.raises(RuntimeError, match=r"b: expected the same .* 2 on rank 0 and 1 on rank 1"):
         check_parameters({"a": torch.ones(4), "b": torch.full((), 2.0)}, ranks)
-    with pytest.raises(RuntimeError, match="b: .* nan on rank 0 and 1 on rank 1"):
+    with pytest.raises(RuntimeError, match=r"b: .* nan on rank 0 and 1 on rank 1"):
         check_parameters({"a": torch.ones(4)}, ranks)  # created on rank 1 alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import rotations
 from pyro_lebm import EnergyPrior, MLPEnergy
 from pyro_lebm.clock import Clock, timed
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, RefinedGuide, fit
+from pyro_lebm.inference.profile import Profile
 from pyro_lebm.models import LatentODE
 from scalars import Scalars, scalars
 
@@ -52,6 +54,7 @@ def test_the_parts_are_named_and_add_up(kind: str, capsys: pytest.CaptureFixture
     assert table["share"].sum() == pytest.approx(1)
     assert bool((table["seconds"] > 0).all())
     assert table["calls"]["posterior chains"] == table["calls"]["prior chains"] == 4
+    assert table["calls"]["guide and model"] == 4
     assert table["calls"]["snapshots"] == 2 and table["calls"]["everything else"] == 1
     assert table["ms_per_step"].sum() == pytest.approx(1e3 * table["seconds"].sum() / 4)
     assert "posterior chains" in capsys.readouterr().out
@@ -90,6 +93,44 @@ def test_a_trace_has_the_parts_by_name(tmp_path: Path) -> None:
     assert history.profile is not None
     names = {event.get("name") for event in json.loads(file.read_text())["traceEvents"]}
     assert {"posterior chains", "prior chains", "optimiser"} <= names
+
+
+def test_a_run_too_short_for_a_trace_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    with pytest.warns(RuntimeWarning, match=r"more than 2 steps, .*trace\.json was not written"):
+        trained(profile=file, max_steps=2)
+    trained(profile=file, max_steps=3)
+    assert file.exists()
+
+
+def test_recording_a_trace_is_no_part_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(profiler: Any, path: str) -> None:
+        time.sleep(0.5)
+
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", write)
+    for steps in (3, 6):  # written at the run's end, and after the fifth step
+        table = trained(profile=tmp_path / "trace.json", max_steps=steps).profile
+        assert table["seconds"]["everything else"] < 0.4
+    with Profile(tmp_path / "other" / "trace.json", torch.device("cpu"), rank=1).running():
+        pass
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_part_in_another_thread_is_counted() -> None:
+    def negatives() -> None:
+        with timed("negatives"):
+            time.sleep(0.05)
+
+    clock = Clock()
+    with clock.running("rest"):
+        thread = threading.Thread(target=negatives)
+        thread.start()
+        thread.join()
+        with clock.stopped():
+            time.sleep(0.2)
+    assert clock.seconds["negatives"] >= 0.05 and clock.total < 0.2
 
 
 def test_a_part_inside_another_is_not_counted_twice() -> None:
