@@ -138,15 +138,15 @@ class NumPyroMCMC(Run):
             position = start if self.num_chains > 1 else start[0]
             mcmc.run(
                 jax.random.PRNGKey(seed),
-                init_params=jax.numpy.asarray(position.numpy()),
+                init_params=jax.numpy.asarray(position.cpu().numpy()),
                 extra_fields=EXTRA.get(self.kernel, tuple(FIELDS)),
             )
-            draws = _tensor(mcmc.get_samples(group_by_chain=True))
+            draws = _tensor(mcmc.get_samples(group_by_chain=True)).to(start)
             extra = mcmc.get_extra_fields(group_by_chain=True)
-            found = {FIELDS[name]: _tensor(value) for name, value in extra.items()}
+            found = {FIELDS[name]: _tensor(value).to(start.device) for name, value in extra.items()}
         if "lp" in found:
             found["lp"] = -found["lp"]
-        return draws.to(start.dtype), found
+        return draws, found
 
     @property
     def statistics(self) -> dict[str, Tensor]:

@@ -211,12 +211,17 @@ def _reached() -> Iterator[None]:
 
 
 def _on_cpu(value: Any) -> Any:
+    return moved(value, torch.device("cpu"))
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Plain data with its tensors on a device."""
     if isinstance(value, Tensor):
-        return value.cpu()
+        return value.to(device)
     if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
+        return {key: moved(item, device) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_on_cpu(item) for item in value)
+        return type(value)(moved(item, device) for item in value)
     return value
 
 

@@ -12,6 +12,7 @@ from pyro_lebm.langevin import LogDensity, State, evaluate
 from pyro_lebm.metric import Metric, Moments, add, learned, no_moments
 
 from .lost import Track, elsewhere, further, lost, no_track
+from .ranks import moved
 
 # Dense metrics cost the cube of the dimension at each window, and its square at each step.
 LARGEST_DENSE = 100
@@ -63,6 +64,9 @@ class Mover(Protocol):
         """What the step size is tuned by."""
 
 
+SHARED = ("step_size", "average")  # by all chains, and on the CPU wherever they are
+
+
 class Statistics(NamedTuple):
     """Of one draw, ``(*chains)`` each."""
 
@@ -108,6 +112,9 @@ class Sampler:
         ends = windows(warmup)
         self._ends = frozenset(ends) if kernel.metric != "none" else frozenset()
         self._gather = max(ends, default=0)  # until when chains may have steps of their own
+        if saved is not None:
+            here = {k: v for k, v in saved.items() if k not in SHARED}
+            saved = {**saved, **moved(here, position.device)}
         metric = Metric(*saved["metric"]) if saved else kernel.first_metric(log_density, position)
         self.metric, self._log_density = metric, kernel.seen(log_density, metric)
         if saved is not None:

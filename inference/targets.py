@@ -26,6 +26,7 @@ class Target(Protocol):
     """A density over positions ``(chains, dim)``."""
 
     dim: int
+    device: torch.device
 
     def log_density(self, z: Tensor) -> Tensor:
         """``(chains, dim) -> (chains)``."""
@@ -62,6 +63,7 @@ class ModelTarget:
             in_order(Program.read(model, *args, **kwargs)), strategy=strategy
         )
         self.dim, self._init_strategy = self.potential.dim, init_strategy
+        self.device = self.potential.program.draw.device
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log joint density, ``(chains)``."""
@@ -114,7 +116,7 @@ class FunctionTarget:
 
     Args:
         potential_fn: ``{name: value} -> ()``, of one chain.
-        shapes: of the values.
+        values: of some chains, for their shapes and their device.
         strategy: ``"vmap"`` or ``"loop"``.
         transforms: from supports to unconstrained space, as Pyro's kernels take them.
     """
@@ -122,14 +124,15 @@ class FunctionTarget:
     def __init__(
         self,
         potential_fn: Callable[[dict[str, Tensor]], Tensor],
-        shapes: Mapping[str, torch.Size],
+        values: Mapping[str, Tensor],
         strategy: Strategy,
         transforms: Mapping[str, Any] | None = None,
     ) -> None:
         if strategy == "plate":
             raise ValueError("strategy: expected 'vmap' or 'loop' for potential_fn, got 'plate'")
         self.potential_fn, self.strategy = potential_fn, strategy
-        self.shapes = {name: shapes[name] for name in sorted(shapes)}
+        self.shapes = {name: values[name].shape[1:] for name in sorted(values)}
+        self.device = next((v.device for v in values.values()), torch.device("cpu"))
         self.transforms = dict(transforms or {})
         self.dim = sum(shape.numel() for shape in self.shapes.values())
 

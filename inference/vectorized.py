@@ -17,7 +17,7 @@ from pyro_lebm.langevin import evaluate
 from pyro_lebm.potential import STRATEGIES, Strategy
 
 from .kernel import Kernel
-from .ranks import Ranks
+from .ranks import Ranks, moved
 from .run import Run
 from .sampler import Sampler, Statistics
 from .settings import check_same
@@ -176,11 +176,15 @@ class VectorizedMCMC(Run):
         check_same({"ranks": 1} | state["run"], self._described())
         state = state.get("ranks", [state])[self._ranks.rank]
         self._target = self._read(args, kwargs)
-        self._samplers = self._begin(state["start"], state["samplers"])
-        self._moves, self._positions = state["moves"], list(state["positions"])
-        self._statistics = [Statistics(*saved) for saved in state["statistics"]]
-        self._check_density(state["start"])
-        set_rng_state(state["rng"], state["start"].device)
+        device = self._target.device
+        start, positions, statistics = moved(
+            [state[name] for name in ("start", "positions", "statistics")], device
+        )
+        self._samplers = self._begin(start, state["samplers"])
+        self._moves, self._positions = state["moves"], positions
+        self._statistics = [Statistics(*saved) for saved in statistics]
+        self._check_density(start)
+        set_rng_state(state["rng"], device)
         self._continue()
 
     def _check_density(self, position: Tensor) -> None:
@@ -246,8 +250,8 @@ class VectorizedMCMC(Run):
             init = kernel.init_strategy
             return ModelTarget(kernel.model, args, kwargs, self.strategy, init)
         assert kernel.potential_fn is not None
-        shapes = {k: v.shape[1:] for k, v in (self.initial_params or {}).items()}
-        return FunctionTarget(kernel.potential_fn, shapes, self.strategy, kernel.transforms)
+        values = self.initial_params or {}
+        return FunctionTarget(kernel.potential_fn, values, self.strategy, kernel.transforms)
 
     def _begin(self, start: Tensor, saved: list[Any] | None = None) -> list[Sampler]:
         assert self._target is not None

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_lebm.checkpoint import CheckpointError
-from pyro_lebm.inference import MALA, MALT, ULA, VectorizedMCMC
+from pyro_lebm.inference import MALA, MALT, ULA, VectorizedMCMC, vectorized
+from pyro_lebm.inference.targets import ModelTarget
 from samplers import KERNELS, conjugate, gaussian, ran
 
 
@@ -94,3 +95,31 @@ def test_a_resumed_run_may_ask_for_fewer_draws(tmp_path: Path) -> None:
     found, all_of_them = (run.get_samples(group_by_chain=True)["loc"] for run in (fewer, first))
     assert torch.equal(found, all_of_them[:, :10])
     assert fewer.statistics["lp"].shape == (3, 10)
+
+
+def test_a_resumed_run_is_on_the_models_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "chains"
+    ran(MALT(gaussian), 5, 8, torch.zeros(5), num_chains=3, checkpoint=path)
+
+    class Elsewhere(ModelTarget):  # type: ignore[misc]
+        """A model on a device that holds no numbers: all that is needed is to look."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.device = torch.device("meta")
+
+    monkeypatch.setattr(vectorized, "ModelTarget", Elsewhere)
+    again = VectorizedMCMC(MALT(gaussian), 5, 8, num_chains=3, checkpoint=path, progress=False)
+    monkeypatch.setattr(again, "_check_density", lambda position: None)
+    monkeypatch.setattr(again, "_continue", lambda: None)
+    again.resume(torch.zeros(5))
+    (sampler,) = again._samplers
+    state = sampler.get_state()
+    parts = [sampler.position, *again._positions, *again._statistics[0], *state["moments"]]
+    parts += [*state["metric"], *state["state"], *state["track"], state["caution"]]
+    assert {part.device.type for part in parts if isinstance(part, Tensor)} == {"meta"}
+    # What chains share stays where they decide on it.
+    shared = [state["step_size"], *state["average"]]
+    assert {part.device.type for part in shared if isinstance(part, Tensor)} == {"cpu"}
