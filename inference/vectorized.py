@@ -293,13 +293,10 @@ class VectorizedMCMC(Run):
         kept = self._moves - self.warmup_steps
         bar.set_description("Sample" if kept > 0 else "Warm-up", refresh=False)
         together = _joined(found)
-        bar.set_postfix(
-            {
-                "acceptance": f"{float(together.acceptance_rate.mean()):.2f}",
-                "step_size": f"{float(together.step_size.mean()):.3g}",
-            },
-            refresh=False,
-        )
+        if not bar.disable:  # numbers to show are waited for
+            acceptance, step = together.acceptance_rate.mean(), together.step_size.mean()
+            shown = {"acceptance": f"{float(acceptance):.2f}", "step_size": f"{float(step):.3g}"}
+            bar.set_postfix(shown, refresh=False)
         bar.update()
         if kept > 0 and kept % self.thinning == 0:
             self._positions.append(torch.cat([sampler.position for sampler in self._samplers]))

@@ -21,7 +21,7 @@ from pyro_lebm.inference import (
     Underdamped,
     VectorizedMCMC,
 )
-from samplers import ADJUSTED, CONJUGATE, KERNELS, conjugate, might_be_singular, ran
+from samplers import ADJUSTED, CONJUGATE, KERNELS, conjugate, gaussian, might_be_singular, ran
 from scenarios import Mixture
 
 SHORT = torch.zeros(2)
@@ -255,3 +255,22 @@ def test_mclmc_tunes_its_energy_error() -> None:
     # bias of some per cent is allowed for; a wrong step gives far more
     assert bool(((ratio - 1).abs() < 0.05 + 4.5 * (2 / ess).sqrt()).all())
     assert float(ess.min()) > 1000
+
+
+def test_chains_wait_for_no_number_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    def numbers(draws: int) -> int:
+        with monkeypatch.context() as patch:
+            seen, convert = [], Tensor.__float__
+
+            def counted(tensor: Tensor) -> float:
+                seen.append(tensor)
+                return convert(tensor)
+
+            patch.setattr(Tensor, "__float__", counted)
+            ran(MALA(gaussian), draws, 5, torch.zeros(5), num_chains=3)
+        return len(seen)
+
+    pyro.set_rng_seed(0)
+    few = numbers(2)
+    pyro.set_rng_seed(0)  # the warm-up looks for a step size
+    assert numbers(12) == few
