@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 
@@ -310,4 +311,5 @@ def _loop(run: Training, file: TrainingFile, progress: bool, tell: Callable[[], 
 def _shown(history: History) -> dict[str, str]:
     last = history.last
     names = ("loss", "acceptance", "rollbacks")
-    return {n: f"{last[n]:.4g}" for n in names if n in last and (n != "rollbacks" or last[n])}
+    told = {n: last[n] for n in names if math.isfinite(last.get(n, math.nan))}
+    return {n: f"{value:.4g}" for n, value in told.items() if n != "rollbacks" or value}

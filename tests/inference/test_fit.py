@@ -245,3 +245,22 @@ def test_the_history_is_a_table() -> None:
         assert repr(table) == "History(2 steps, last negative ELBO 2)"
     with pytest.raises(ValueError, match=r"name: expected one of .*'loss'.*, got 'accuracy'"):
         history.column("accuracy")
+
+
+def test_the_bar_shows_no_number_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    class Hot(Encoder):
+        """Chains that are hot accept all, and report no acceptance."""
+
+        steps = 0
+
+        def statistics(self) -> dict[str, float]:
+            self.steps += 1
+            return {"acceptance": math.nan if self.steps < 3 else 0.75}
+
+    def told(steps: int) -> str:
+        fit(Linear(), Hot(), data(), max_steps=steps, **{**QUIET, "progress": True})
+        return capsys.readouterr().err
+
+    hot = told(2)
+    assert "loss=" in hot and "nan" not in hot and "acceptance" not in hot
+    assert "acceptance=0.75" in told(3)
