@@ -129,6 +129,7 @@ class VectorizedMCMC(Run):
         self._positions: list[Tensor] = []
         self._statistics: list[Statistics] = []
         self._gathered: tuple[Tensor, dict[str, Tensor], int] | None = None
+        self._of_all: dict[str, Any] | None = None
         self._moves = 0
         self._ranks = Ranks()
 
@@ -203,13 +204,20 @@ class VectorizedMCMC(Run):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run as it stands, so that `resume` goes on from here, on as many ranks.
 
+        Of several ranks the first writes, once the run is over; on the others this does nothing.
+
         Raises:
             RuntimeError: before a run.
         """
-        if not self._samplers:
+        if not self._samplers or (self._ranks.size > 1 and self._of_all is None):
             raise RuntimeError("save: expected a run, got none; call run() first")
+        if self._ranks.rank == 0:
+            write_state(path, self._of_all or self._state(), kind="chains")
+
+    def _state(self) -> dict[str, Any]:
+        """This rank's part of the run."""
         start = torch.cat([sampler.position for sampler in self._samplers])
-        state = {
+        return {
             "run": self._described(),
             "moves": self._moves,
             "start": start,
@@ -218,10 +226,14 @@ class VectorizedMCMC(Run):
             "statistics": [tuple(found) for found in self._statistics],
             "rng": rng_state(start.device),
         }
-        states = self._ranks.gather_on_first(state)
-        if self._ranks.size > 1:
-            state = {"run": state["run"], "ranks": states}
-        self._ranks.on_first(lambda: write_state(path, state, kind="chains"))
+
+    def _collect(self) -> None:
+        """Let rank 0 have the parts of all ranks; all of them together do this."""
+        if not self._ranks.alone:
+            self._of_all = {
+                "run": self._described(),
+                "ranks": self._ranks.gather_on_first(self._state()),
+            }
 
     def _described(self) -> dict[str, Any]:
         """What a run to be resumed must have in common with this one."""
@@ -271,7 +283,9 @@ class VectorizedMCMC(Run):
             while self._moves < total and not self._done():
                 self._advance(bar)
                 if self.checkpoint is not None and self._moves % self.save_every == 0:
+                    self._collect()
                     self.save(self.checkpoint)
+        self._collect()
         if self.checkpoint is not None:
             self.save(self.checkpoint)
         self._gather()

@@ -203,6 +203,8 @@ def chains(folder: Path) -> dict[str, Any]:
     pyro.set_rng_seed(2)
     kept = sample(30, 5, checkpoint=folder / "chains.pt", save_every=210)
     kept.run()
+    if RANK == 0:
+        kept.save(folder / "chains.pt")  # nobody else is needed
     more = sample(40, 5, checkpoint=folder / "chains.pt")
     pyro.set_rng_seed(3)
     more.resume()
@@ -243,6 +245,8 @@ def together(folder: Path) -> dict[str, Any]:
     given = Series(data().times, data().values, seen & (torch.arange(3) < 2))
     timed: dict[str, Any] = {"max_steps": None, "max_seconds": 1.0, "validation": (given, data())}
     results["timed"] = found(*train(**timed, validate_every=5, validation_draws=2))
+    *_, history = train(max_steps=5, profile=True)
+    results["parts"] = None if history.profile is None else list(history.profile.index)
     return results
 
 

@@ -113,6 +113,10 @@ def test_the_clock_and_the_scores_are_those_of_rank_0(both: Found) -> None:
     assert bool(one["numbers"]["validation"][4].isfinite())
 
 
+def test_waiting_for_other_ranks_is_a_part_of_a_profile(both: Found) -> None:
+    assert all({"other ranks", "prior chains"} <= set(rank["parts"]) for rank in both)
+
+
 def test_a_prior_is_fitted_to_the_draws_of_rank_0(both: Found) -> None:
     assert torch.equal(both[0]["prior"], both[1]["prior"])
 
