@@ -284,7 +284,7 @@ def _loop(run: Training, file: TrainingFile, progress: bool, tell: Callable[[], 
     bar = tqdm(total=run.settings.max_steps, initial=run.step, disable=quiet, unit="step")
     first = run.step
     try:
-        while not run.done:
+        while not run.agree_on_end():
             run.advance()
             run.validate()
             if file.due(run.step):

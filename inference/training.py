@@ -129,18 +129,15 @@ class Training:
         """Let `seconds` be the time of training so far."""
         self._spent, self._started = seconds, time.perf_counter()
 
-    @property
-    def progress(self) -> float:
-        """How much of the run is done, in [0, 1], by the clock of rank 0."""
+    def agree_on_progress(self) -> float:
+        """How much of the run is done, in [0, 1]; all ranks together ask for rank 0's clock."""
         timed = self.settings.max_seconds is not None
-        return self.settings.progress(
-            self.step, self.ranks.first(self.seconds) if timed else self.seconds
-        )
+        return self.settings.progress(self.step, self.ranks.first(self.seconds) if timed else 0.0)
 
-    @property
-    def done(self) -> bool:
-        """Whether steps, time or patience have run out."""
-        return self.progress >= 1 or (self.early_stop is not None and self.early_stop.over)
+    def agree_on_end(self) -> bool:
+        """Whether steps, time or patience have run out, as for `agree_on_progress`."""
+        over = self.early_stop is not None and self.early_stop.over
+        return self.agree_on_progress() >= 1 or over
 
     def state(self, modules: dict[str, Any] | None = None) -> dict[str, Any]:
         """All that the next step depends on; `modules` is what `take` gives, if taken already."""
@@ -191,7 +188,7 @@ class Training:
     def _attempt(self) -> Fault | None:
         self._forget()
         try:
-            progress = self.progress
+            progress = self.agree_on_progress()
             batch = self.horizon.cut(self._batch(), progress)
             rate = self._set_progress(progress)
             # `prepare` ran with Pyro's checks on; from here on a NaN is the guard's to see.
