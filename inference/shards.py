@@ -32,17 +32,16 @@ def whole(state: dict[str, Any], ranks: Ranks, series: Series) -> dict[str, Any]
     """
     if ranks.alone:
         return state
-    modules = state["modules"]
-    own = {"rng": state["rng"], "buffers": modules["buffers"], "chains": modules["chains"]}
-    every = ranks.gather_on_first(own)
+    every = ranks.gather_on_first(_own(state))
     if every is None:
         return state
+    first, *others = every
     chains = {
         name: _joined(name, [one["chains"][name] for one in every], series)
-        for name in modules["chains"]
+        for name in first["chains"]
     }
-    others = [one | {"chains": _without_sequences(one["chains"], series)} for one in every[1:]]
-    return {**state, "modules": {**modules, "chains": chains}, OTHERS: others}
+    apart = [one | {"chains": _without_sequences(one["chains"], series)} for one in others]
+    return {**_with_own(state, {**first, "chains": chains}), OTHERS: apart}
 
 
 def share_of(
@@ -59,9 +58,8 @@ def share_of(
         both: model and guide, whose chains of other ranks' sequences stay as they are.
         series: the data.
     """
-    others = state.get(OTHERS, [])
-    modules = state["modules"]
-    first = {"rng": state["rng"], "buffers": modules["buffers"], "chains": modules["chains"]}
+    state = dict(state)
+    first, others = _own(state), state.pop(OTHERS, [])
     before = [first, *others]
     own = before[ranks.rank % len(before)]
     chains = {name: {**saved, **own["chains"][name]} for name, saved in first["chains"].items()}
@@ -73,12 +71,20 @@ def share_of(
     if len(before) != ranks.size:  # what is left of the epoch may lie with a few of the ranks
         order = torch.cat([order[:done], ranks.dealt(order[done:])])
     new = ranks.rank >= len(before)
-    return {
-        **{key: value for key, value in state.items() if key != OTHERS},
-        "order": order,
-        "rng": derived(own["rng"], ranks.rank) if new else own["rng"],
-        "modules": {**modules, "buffers": own["buffers"], "chains": chains},
-    }
+    rng = derived(own["rng"], ranks.rank) if new else own["rng"]
+    return {**_with_own(state, {**own, "rng": rng, "chains": chains}), "order": order}
+
+
+def _own(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a state is a rank's own."""
+    modules = state["modules"]
+    return {"rng": state["rng"], "buffers": modules["buffers"], "chains": modules["chains"]}
+
+
+def _with_own(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The state with a rank's own part exchanged."""
+    modules = {**state["modules"], "buffers": own["buffers"], "chains": own["chains"]}
+    return {**state, "rng": own["rng"], "modules": modules}
 
 
 def begin_alike(both: nn.Module, ranks: Ranks) -> None:
