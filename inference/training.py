@@ -15,6 +15,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
 from pyro_lebm.clock import timed
+from pyro_lebm.inner_steps import InnerSteps
 from pyro_lebm.series import Series
 
 from .data_parallel import Averaged
@@ -53,6 +54,7 @@ class Training:
         self.both = nn.ModuleDict({"model": model, "guide": guide})
         self.device = series.values.device
         self.priors = {n: m for n, m in model.named_modules() if hasattr(m, "learning")}
+        self.inner = {n: m for n, m in self.both.named_modules() if isinstance(m, InnerSteps)}
         self.step, self.epoch = 0, -1
         self.set_clock(0.0)
         self.order = torch.empty(0, dtype=torch.long)
@@ -197,6 +199,7 @@ class Training:
         except FAULTS as error:
             return Fault(str(error))
         statistics = self.ranks.mean(self._statistics())
+        self._level_inner_steps()
         fault = self.guard.check(loss, statistics)
         if fault is not None:
             return fault
@@ -261,6 +264,13 @@ class Training:
                 prefix = f"{name}." if len(self.priors) > 1 else ""
                 found |= {prefix + key: value for key, value in report().items()}
         return found
+
+    def _level_inner_steps(self) -> None:
+        """Let all ranks take as many steps a visit: each waits for the longest."""
+        if self.inner and not self.ranks.alone:
+            counts = self.ranks.mean({name: steps.exact for name, steps in self.inner.items()})
+            for name, steps in self.inner.items():
+                steps.count.fill_(counts[name])
 
     def validate(self) -> None:
         """Score the held-out points, if it is time to."""

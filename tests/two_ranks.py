@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pyro_lebm import EnergyPrior, MLPEnergy, Series
 from pyro_lebm.inference import MALA, LangevinGuide, VectorizedMCMC, distributed, fit, fit_prior
 from pyro_lebm.inference.history import History
+from pyro_lebm.inner_steps import InnerSteps
 
 RANK = int(os.environ.get("RANK", "0"))
 STEPS, SEEDS, N = 40, range(4), 21  # an epoch's last minibatch is of one sequence: rank 1 has none
@@ -56,7 +57,8 @@ class Guide(LangevinGuide):  # type: ignore[misc]
     ) -> None:
         self.step, self.when, self.trouble = 0, when, trouble
         self.moved: set[int] = set()
-        super().__init__(model, series, steps=2, step_size=0.2)
+        self.steps_taken: list[float] = []
+        super().__init__(model, series, steps=(1, 4), step_size=0.2)
 
     def schedule(self, progress: float) -> None:
         super().schedule(progress)
@@ -65,6 +67,7 @@ class Guide(LangevinGuide):  # type: ignore[misc]
     def forward(self, series: Series) -> None:
         if torch.is_grad_enabled():  # and not to look which parameters there are
             self.moved |= set(series.index.tolist())
+            self.steps_taken += [m.exact for m in self.modules() if isinstance(m, InnerSteps)]
         if self.step == self.when and RANK == 1:
             self.when = -1
             self.trouble()
@@ -167,6 +170,7 @@ def found(model: Model, guide: Guide, history: History) -> dict[str, Any]:
         "chains": guide.chains.position,
         "visited": guide.chains.visited,
         "moved": guide.moved,
+        "steps": torch.tensor(guide.steps_taken),
         "numbers": {k: history.column(k) for k in history.columns if k != "seconds"},
     }
 

@@ -65,14 +65,15 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], *names: str) -> None
         if name == "numbers":
             for key, column in one[name].items():
                 assert torch.equal(column.nan_to_num(), other[name][key].nan_to_num()), key
-        elif name != "moved":
+        elif name not in ("moved", "steps") or name in names:
             assert torch.equal(one[name], other[name]), name
 
 
 def test_ranks_share_parameters_and_keep_their_own_chains(both: Found) -> None:
     first, second = both
     one, other = first["whole"], second["whole"]
-    assert_same(one, other, "parameters", "gain", "numbers", "chains", "visited")
+    assert_same(one, other, "parameters", "gain", "numbers", "chains", "visited", "steps")
+    assert one["steps"].shape == (STEPS,) and len(one["steps"].unique()) > 1
     assert one["moved"] == set(range(0, N, 2)) and other["moved"] == set(range(1, N, 2))
     assert bool(one["visited"].all()) and one["gain"] != 1
     assert not bool((one["negatives"] == other["negatives"]).all(-1).any())
