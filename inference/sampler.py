@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -77,6 +78,18 @@ class Statistics(NamedTuple):
     diverging: Tensor
     energy: Tensor | None = None
     gradient_noise: Tensor | None = None
+
+
+def joined(blocks: Sequence[Statistics]) -> Statistics:
+    """Blocks of chains side by side; what a kernel does not tell stays None."""
+    parts = zip(*blocks, strict=True)
+    return Statistics(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
+
+
+def stacked(draws: Sequence[Statistics]) -> dict[str, Tensor]:
+    """By name, ``(*chains, draws)``; without what a kernel does not tell."""
+    parts = zip(Statistics._fields, zip(*draws, strict=True), strict=False)  # of no draws: nothing
+    return {name: torch.stack(part, -1) for name, part in parts if part[0] is not None}
 
 
 class Sampler:

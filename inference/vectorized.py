@@ -19,7 +19,7 @@ from pyro_lebm.potential import STRATEGIES, Strategy
 from .kernel import Kernel
 from .ranks import Ranks, moved
 from .run import Run
-from .sampler import Sampler, Statistics
+from .sampler import Sampler, Statistics, joined, stacked
 from .settings import check_same
 from .snapshot import rng_state, set_rng_state
 from .targets import FunctionTarget, ModelTarget, Target, check_counts
@@ -177,15 +177,14 @@ class VectorizedMCMC(Run):
         check_same({"ranks": 1} | state["run"], self._described())
         state = state.get("ranks", [state])[self._ranks.rank]
         self._target = self._read(args, kwargs)
-        device = self._target.device
         start, positions, statistics = moved(
-            [state[name] for name in ("start", "positions", "statistics")], device
+            [state[name] for name in ("start", "positions", "statistics")], self._target.device
         )
         self._samplers = self._begin(start, state["samplers"])
         self._moves, self._positions = state["moves"], positions
         self._statistics = [Statistics(*saved) for saved in statistics]
         self._check_density(start)
-        set_rng_state(state["rng"], device)
+        set_rng_state(state["rng"], start.device)
         self._continue()
 
     def _check_density(self, position: Tensor) -> None:
@@ -230,10 +229,8 @@ class VectorizedMCMC(Run):
     def _collect(self) -> None:
         """Let rank 0 have the parts of all ranks; all of them together do this."""
         if not self._ranks.alone:
-            self._of_all = {
-                "run": self._described(),
-                "ranks": self._ranks.gather_on_first(self._state()),
-            }
+            every = self._ranks.gather_on_first(self._state())
+            self._of_all = {"run": self._described(), "ranks": every}
 
     def _described(self) -> dict[str, Any]:
         """What a run to be resumed must have in common with this one."""
@@ -306,7 +303,7 @@ class VectorizedMCMC(Run):
         self._moves += 1
         kept = self._moves - self.warmup_steps
         bar.set_description("Sample" if kept > 0 else "Warm-up", refresh=False)
-        together = _joined(found)
+        together = joined(found)
         if not bar.disable:  # numbers to show are waited for
             acceptance, step = together.acceptance_rate.mean(), together.step_size.mean()
             shown = {"acceptance": f"{float(acceptance):.2f}", "step_size": f"{float(step):.3g}"}
@@ -344,21 +341,10 @@ class VectorizedMCMC(Run):
         """Statistics of each draw."""
         if self._gathered is not None:
             return self._gathered[1]
-        found = {}
-        for name in Statistics._fields:
-            values = [getattr(s, name) for s in self._statistics[: self.num_samples]]
-            if values and values[0] is not None:
-                found[name] = torch.stack(values, 1)
-        return found
+        return stacked(self._statistics[: self.num_samples])
 
     def _drawn(self) -> Tensor | None:
         if self._gathered is not None:
             return self._gathered[0]
         kept = self._positions[: self.num_samples]
         return torch.stack(kept, 1) if kept else None
-
-
-def _joined(found: list[Statistics]) -> Statistics:
-    """Blocks of chains side by side; what a kernel does not tell stays None."""
-    blocks = zip(*found, strict=True)
-    return Statistics(*(None if parts[0] is None else torch.cat(parts) for parts in blocks))  # type: ignore[arg-type]
