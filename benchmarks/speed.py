@@ -6,8 +6,9 @@
 The obvious way is what the papers' code does: torchdiffeq's dopri5 (1e-3 / 1e-4), plain torch.nn
 networks, autograd. Everything runs interleaved in one process on one thread, in CPU time (on a
 GPU: in time, the device waited for); ratios are of medians, with the quartiles of the paired
-ratios. The engine "xla", and "compile" on a GPU, have the same networks as modules of a user's own,
-of which they cannot know what they compute. Two parts:
+ratios. Freed memory is kept for the next use, see `keep_memory`. The engine "xla", and "compile" on
+a GPU, have the same networks as modules of a user's own, of which they cannot know what they
+compute. Two parts:
 
 - ``chain``: a posterior chain of unadjusted Langevin steps, K = 20 gradients of 128 sequences under
   the Pyro program of a latent ODE, Pyro included, for two sizes (latent 10, networks 100 wide, one
@@ -51,7 +52,15 @@ from posterior_chain import (
     ways,
     with_diffrax,
 )
-from trajectory import errors, fitted_field, interleaved, matched_step, paired, sequential
+from trajectory import (
+    errors,
+    fitted_field,
+    interleaved,
+    keep_memory,
+    matched_step,
+    paired,
+    sequential,
+)
 
 from pyro_lebm import Series, engine
 from pyro_lebm.engines import Engine
@@ -165,6 +174,7 @@ def main() -> None:
 
     device: str = args.device
     torch.set_num_threads(1)
+    keep_memory()
     if device == "cpu":
         jax_peer.one_thread()
     torch.manual_seed(0)

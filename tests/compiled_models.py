@@ -132,3 +132,23 @@ MODELS: dict[str, Callable[[], Potential]] = {
     "matched base": lambda: potential(Matched()),
     "random walk": lambda: potential(random_walk),
 }
+
+
+class Seen(nn.Module):
+    """A mean that a user's own network makes of each element's latent value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor, mask: Tensor, scale: float = 0.9) -> None:
+        with pyro.plate("n", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = self.second(torch.tanh(self.first(z)))
+            seen = dist.Normal(mean, scale).mask(mask).to_event(1)
+            pyro.sample("x", seen, obs=x)
+
+
+def seen(seed: int = 0, n: int = 5) -> tuple[Seen, Tensor, Tensor]:
+    torch.manual_seed(seed)
+    return Seen(), torch.randn(n, 2), torch.rand(n, 2) < 0.5

@@ -10,12 +10,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compiled_models import MODELS, picking
-from pyro_lebm import Series, engine
-from pyro_lebm.chains import Chains
-from pyro_lebm.inference import LangevinGuide, fit
+from compiled_models import MODELS, picking, seen
+from pyro_lebm import engine
 from pyro_lebm.langevin import State, evaluate
 from pyro_lebm.potential import Potential, potential
 from pyro_lebm.program import Program
@@ -73,26 +71,6 @@ def test_values_and_gradients_are_those_of_torch(name: Any, model: str) -> None:
         mapped = torch.func.vmap(target.single)(z)
     assert torch.allclose(alone, target(z))
     assert torch.allclose(mapped, target(z))
-
-
-class Seen(nn.Module):
-    """A mean that a user's own network makes of each element's latent value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
-
-    def forward(self, x: Tensor, mask: Tensor, scale: float = 0.9) -> None:
-        with pyro.plate("n", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            mean = self.second(torch.tanh(self.first(z)))
-            seen = dist.Normal(mean, scale).mask(mask).to_event(1)
-            pyro.sample("x", seen, obs=x)
-
-
-def seen(seed: int = 0, n: int = 5) -> tuple[Seen, Tensor, Tensor]:
-    torch.manual_seed(seed)
-    return Seen(), torch.randn(n, 2), torch.rand(n, 2) < 0.5
 
 
 def sizes(name: str) -> tuple[int, int]:
@@ -277,96 +255,3 @@ def test_what_torch_compile_writes_is_right_too(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(inductor, "BACKEND", "inductor")
     model, x, mask = seen(n=3)
     same("compile", Program.read(model, x, mask).log_density, torch.randn(3, 2), rtol=1e-5)
-
-
-KINDS: dict[str, dict[str, Any]] = {
-    "hot": {"hot": 0.3},
-    "adjusted": {},
-    "unadjusted": {"adjusted": False},
-}
-
-
-@pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("kind", KINDS)
-def test_whole_visits_are_those_of_single_steps(kind: str) -> None:
-    model, x, mask = seen()
-    program, found = Program.read(model, x, mask), []
-    name: Any
-    for name in ("eager", "xla"):
-        chains = Chains(torch.zeros(5, 2), step_size=1.5)
-        torch.manual_seed(1)
-        with engine(name):
-            for _ in range(2):
-                whole = program.whole(program.draw)
-                assert (whole is None) == (name == "eager")
-                chains.run(program.log_density, 6, whole=whole, **KINDS[kind])
-        found.append(chains.training_state())
-    for one, other in zip(found[0].values(), found[1].values(), strict=True):
-        torch.testing.assert_close(
-            one.double(), other.double(), rtol=1e-9, atol=1e-9, equal_nan=True
-        )
-    moved = found[0]["position"].abs().sum(-1)
-    assert bool((moved > 0).all())
-    if kind == "adjusted":  # some were rejected, or the test would say nothing of that
-        assert 0.2 < float(found[0]["acceptance"]) < 0.9
-
-
-@pytest.mark.usefixtures("double")
-def test_numbers_of_steps_share_what_is_compiled() -> None:
-    model, x, mask = seen(n=7)
-    program, ends = Program.read(model, x, mask), []
-    name: Any
-    for name in ("eager", "xla"):
-        chains = Chains(torch.zeros(7, 2), step_size=0.5)
-        torch.manual_seed(1)
-        with engine(name):
-            for steps in (3, 5, 16, 17):
-                whole = program.whole(program.draw)
-                chains.run(program.log_density, steps, whole=whole)
-        ends.append(chains.position)
-    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-9)
-    with engine("xla"):
-        visit: Any = program.compiled(program.draw).bound.compiled.visit
-    assert visit._cache_size() == 2  # with room for 16 and for 32
-
-
-def test_a_chain_outside_of_the_density_stays_where_it_is() -> None:
-    def model() -> None:
-        with pyro.plate("n", 3):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.factor("edge", torch.where(z > 0.1, torch.full_like(z, -torch.inf), 0.0 * z))
-
-    program = Program.read(model)
-    chains = Chains(torch.zeros(3, 1), step_size=0.5)
-    torch.manual_seed(0)
-    with engine("xla"):
-        z = chains.run(program.log_density, 50, whole=program.whole(program.draw))
-    assert bool((z <= 0.1).all()) and bool((z != 0).all())
-
-
-class Mean(pyro.nn.PyroModule):
-    """One number for each sequence, and one point of it seen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean = nn.Parameter(torch.zeros(()))
-
-    def forward(self, series: Series) -> None:
-        with pyro.plate("sequences", series.total, subsample=series.index):
-            z = pyro.sample("z", dist.Normal(self.mean, 1.0))
-            x = dist.Normal(z[:, None, None], 1.0).to_event(2)
-            pyro.sample("x", x, obs=series.values)
-
-
-@pytest.mark.usefixtures("double")
-def test_a_training_takes_the_same_steps() -> None:
-    torch.manual_seed(0)
-    series, losses = Series(torch.tensor([0.5]), 2.0 + torch.randn(10, 1, 1)), []
-    name: Any
-    for name in ("eager", "xla"):
-        model = Mean()
-        guide = LangevinGuide(model, series, hot_until=0.5, step_size=0.5, steps=3)
-        with engine(name):
-            history = fit(model, guide, series, max_steps=20, batch_size=5, seed=0, progress=False)
-        losses.append(history.column("loss"))
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-8, atol=1e-8)
