@@ -81,7 +81,7 @@ class Chains(nn.Module):
         if not friction > 0:
             raise ValueError(f"friction: expected a positive number, got {friction}")
         self.dynamics, self.friction = dynamics, friction
-        self.moving = 0.2
+        self.moving = 0.2  # until a guide knows better: a prior's density follows a low rate
         shape = position.shape[:-1]
         self.register_buffer("position", position.detach().clone(), persistent=False)
         self.register_buffer("step_size", position.new_full(shape, step_size), persistent=False)

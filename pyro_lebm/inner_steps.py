@@ -92,9 +92,7 @@ class InnerSteps(nn.Module):
 
 
 def _renewal(begin: State, end: State) -> Tensor:
-    """R of each chain, bounded, so that none far out decides: not by what sign it has, or the mean
-    would be another.
-    """
+    """R of each chain, bounded alike on both sides, so that no chain far out decides the mean."""
     moved = (end.position - begin.position) * (begin.gradient - end.gradient)
     found = moved.double().sum(-1).div(2 * moved.shape[-1]).nan_to_num(nan=0.0)
     bound = max(4.0, found.numel() / 8)

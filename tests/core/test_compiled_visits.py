@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compiled_models import seen
 from pyro_lebm import Series, engine
 from pyro_lebm.chains import Chains
+from pyro_lebm.engines import asked
 from pyro_lebm.inference import LangevinGuide, fit
 from pyro_lebm.program import Program
 
@@ -34,24 +35,35 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_whole_visits_are_those_of_single_steps(kind: str) -> None:
-    model, x, mask = seen()
-    program, found = Program.read(model, x, mask), []
+def both(visited: Callable[[Chains], None], n: int, step_size: float) -> list[dict[str, Tensor]]:
+    """What the same visits leave of chains from the origin, step by step and compiled."""
+    found = []
     name: Any
     for name in ("eager", "xla"):
-        chains = Chains(torch.zeros(5, 2), step_size=1.5)
+        chains = Chains(torch.zeros(n, 2), step_size=step_size)
         torch.manual_seed(1)
         with engine(name):
-            for _ in range(2):
-                whole = program.whole(program.draw)
-                assert (whole is None) == (name == "eager")
-                chains.run(program.log_density, 6, whole=whole, **KINDS[kind])
+            visited(chains)
         found.append(chains.training_state())
     for one, other in zip(found[0].values(), found[1].values(), strict=True):
         torch.testing.assert_close(
             one.double(), other.double(), rtol=1e-9, atol=1e-9, equal_nan=True
         )
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_visits_are_those_of_single_steps(kind: str) -> None:
+    model, x, mask = seen()
+    program = Program.read(model, x, mask)
+
+    def visited(chains: Chains) -> None:
+        for _ in range(2):
+            whole = program.whole(program.draw)
+            assert (whole is None) == (asked() == "eager")
+            chains.run(program.log_density, 6, whole=whole, **KINDS[kind])
+
+    found = both(visited, 5, step_size=1.5)
     moved = found[0]["position"].abs().sum(-1)
     assert bool((moved > 0).all())
     if kind == "adjusted":  # some were rejected, or the test would say nothing of that
@@ -60,17 +72,13 @@ def test_whole_visits_are_those_of_single_steps(kind: str) -> None:
 
 def test_numbers_of_steps_share_what_is_compiled() -> None:
     model, x, mask = seen(n=7)
-    program, ends = Program.read(model, x, mask), []
-    name: Any
-    for name in ("eager", "xla"):
-        chains = Chains(torch.zeros(7, 2), step_size=0.5)
-        torch.manual_seed(1)
-        with engine(name):
-            for steps in (3, 5, 16, 17):
-                whole = program.whole(program.draw)
-                chains.run(program.log_density, steps, whole=whole)
-        ends.append(chains.position)
-    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-9)
+    program = Program.read(model, x, mask)
+
+    def visited(chains: Chains) -> None:
+        for steps in (3, 5, 16, 17):
+            chains.run(program.log_density, steps, whole=program.whole(program.draw))
+
+    both(visited, 7, step_size=0.5)
     with engine("xla"):
         visit: Any = program.compiled(program.draw).bound.compiled.visit
     assert visit._cache_size() == 2  # with room for 16 and for 32
