@@ -17,6 +17,7 @@ import jax_peer
 import pyro
 import torch
 from torch import Tensor
+from trajectory import keep_memory
 
 from pyro_lebm import Series, engine
 from pyro_lebm.engines import Engine
@@ -28,7 +29,7 @@ from pyro_lebm.program import Program
 END, WIDTH, SIZE = 5.0, 100, 0.02
 COMPILED = ("xla", "compile")
 MOST = 40  # calls timed
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt, as malloc.h has them
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # of mallopt, as malloc.h has them
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def measure(point: Point) -> Cost:
         jax_peer.one_thread()
     torch.manual_seed(0)
     memory, timed = Memory(point.device), Stopwatch(point.device)
-    memory.give_back(at_once=True)
+    memory.give_back_at_once()
     with engine(point.engine):
         if point.engine not in COMPILED:  # what is loaded at a first run is not the chain's
             chain(replace(point, times=10, sequences=2, solver=2, chains=min(2, point.chains)))()
@@ -89,7 +90,7 @@ def measure(point: Point) -> Cost:
         memory.reset()
         run()
         most = memory.peak()
-        memory.give_back(at_once=False)
+        keep_memory()
         spent = [timed(run)]
         while sum(spent) < point.seconds and len(spent) < MOST:
             spent.append(timed(run))
@@ -154,16 +155,13 @@ class Memory:
     def __init__(self, device: str) -> None:
         self.on_gpu = device != "cpu"
 
-    def give_back(self, at_once: bool) -> None:
-        """Whether freed memory leaves the process at once, or is kept for the next to ask for it.
-
-        Kept, which is quicker, it would hide what is asked for later. glibc comes to keep it by
-        itself, after some time: hence the same bounds as it would then have.
-        """
+    def give_back_at_once(self) -> None:
+        """Let freed memory leave the process: kept, it would hide what is asked for later."""
         with suppress(OSError, AttributeError):
             c = ctypes.CDLL(None)
-            c.mallopt(MMAP_THRESHOLD, 2**16 if at_once else 2**25)
-            c.mallopt(TRIM_THRESHOLD, 2**16 if at_once else 2**26)
+            c.mallopt(MMAP_THRESHOLD, 2**16)
+            c.mallopt(TRIM_THRESHOLD, 2**16)
+            c.mallopt(ARENA_MAX, 1)  # see `keep_memory`; it comes before any thread's first
 
     def held(self) -> int:
         """Now."""

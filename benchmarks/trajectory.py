@@ -104,12 +104,14 @@ def keep_memory() -> None:
     """Let glibc keep the memory that is freed, for the next use.
 
     Where it goes back to the system, each large tensor is paged in anew, at a cost that varied
-    tenfold on one machine, and most for the ways that hold most.
+    tenfold on one machine, and most for the ways that hold most. Only the first of glibc's arenas
+    can keep what is large: no thread that starts from now on gets one of its own.
     """
     if platform.libc_ver()[0] == "glibc":
         options = ctypes.CDLL(None)
         options.mallopt(-4, 0)  # M_MMAP_MAX: no chunk of its own for a large tensor
         options.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        options.mallopt(-8, 1)  # M_ARENA_MAX
 
 
 def interleaved(
