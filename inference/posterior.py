@@ -9,11 +9,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_lebm.bridge import Path
 from pyro_lebm.distribution import EnergyBased, annealed_draws, drawn_by, is_real
 from pyro_lebm.langevin import adapt, check_step_size, evaluate, mala_step
 from pyro_lebm.program import Program
 from pyro_lebm.series import Series
-from pyro_lebm.smc import Path, annealed_smc
+from pyro_lebm.smc import annealed_smc
 
 from .draws import Draws, PointEstimate
 

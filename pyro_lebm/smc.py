@@ -16,10 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .langevin import OPTIMAL_ACCEPTANCE, State, accept, finite, log_acceptance, propose
-
-Path = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Positions ``(particles, *problems, dim)`` to (log start, log target), each without ``dim``."""
+from .bridge import Cloud, Path, check_ends, evaluate, move
+from .langevin import OPTIMAL_ACCEPTANCE
 
 
 class Population(NamedTuple):
@@ -42,37 +40,6 @@ class Population(NamedTuple):
     temperatures: int
     acceptance: Tensor
     survivors: Tensor
-
-
-class _Cloud(NamedTuple):
-    """Particles with value and gradient at both ends: a new temperature costs nothing."""
-
-    position: Tensor
-    start: Tensor
-    target: Tensor
-    start_gradient: Tensor
-    target_gradient: Tensor
-
-    def at(self, temperature: Tensor) -> State:
-        value = torch.lerp(self.start, self.target, temperature)
-        # lerp of -inf is NaN where the weight is 0; `finite` makes both a rejection
-        slope = torch.lerp(self.start_gradient, self.target_gradient, temperature.unsqueeze(-1))
-        return State(self.position, *finite(value, slope))
-
-    def take(self, index: Tensor) -> _Cloud:
-        """The particles at ``index`` (particles, problems), problem by problem."""
-        wide = index.unsqueeze(-1).expand_as(self.position)
-        return _Cloud(*(x.gather(0, wide if x.ndim == wide.ndim else index) for x in self))
-
-    def where(self, taken: Tensor, other: _Cloud) -> _Cloud:
-        """This cloud's particles where ``taken``, the other's elsewhere."""
-        wide = taken.unsqueeze(-1)
-        return _Cloud(
-            *(
-                torch.where(wide if a.ndim > taken.ndim else taken, a, b)
-                for a, b in zip(self, other, strict=True)
-            )
-        )
 
 
 def annealed_smc(
@@ -132,16 +99,11 @@ def annealed_smc(
 
         def flat_path(z: Tensor) -> tuple[Tensor, Tensor]:
             ends = path(z.reshape(start.shape))
-            for end in ends:
-                if end.shape != start.shape[:-1]:
-                    raise ValueError(
-                        f"path: expected log densities of shape {tuple(start.shape[:-1])}, "
-                        f"got {tuple(end.shape)}"
-                    )
+            check_ends(start.shape[:-1], *ends)
             log_start, log_target = (end.reshape(z.shape[:-1]) for end in ends)
             return log_start, log_target
 
-        run = _Annealing(flat_path, start.detach().reshape(-1, size, start.shape[-1]), keep)
+        run = Annealing(flat_path, start.detach().reshape(-1, size, start.shape[-1]), keep)
         which = torch.arange(size, device=start.device)
         rungs = run.anneal(moves, max_temperatures, which, narrow)
         acceptance = torch.stack([run.move() for _ in range(max(final_moves, 1))]).mean(0)
@@ -158,12 +120,12 @@ def annealed_smc(
 _PER_PROBLEM = ("temperature", "log_evidence", "step_size", "scale")
 
 
-class _Annealing:
+class Annealing:
     """The state of one run over ``(particles, problems, dim)``."""
 
     def __init__(self, path: Path, start: Tensor, keep: float) -> None:
         self.path, self.keep = path, keep
-        self.cloud = _evaluate(path, start)
+        self.cloud = evaluate(path, start)
         particles, problems, dim = start.shape
         self.temperature = start.new_zeros(problems)
         self.log_evidence = start.new_zeros(problems)
@@ -189,17 +151,17 @@ class _Annealing:
                 break
         return rung
 
-    def _part(self, problems: Tensor, path: Path) -> _Annealing:
+    def _part(self, problems: Tensor, path: Path) -> Annealing:
         part = copy(self)
         part.path = path
-        part.cloud = _Cloud(*(x[:, problems] for x in self.cloud))
+        part.cloud = Cloud(*(x[:, problems] for x in self.cloud))
         part.ancestor = self.ancestor[:, problems]
         for name in _PER_PROBLEM:
             setattr(part, name, getattr(self, name)[problems])
         return part
 
-    def _restore(self, part: _Annealing, problems: Tensor) -> None:
-        self.cloud = _Cloud(
+    def _restore(self, part: Annealing, problems: Tensor) -> None:
+        self.cloud = Cloud(
             *(x.index_copy(1, problems, y) for x, y in zip(self.cloud, part.cloud, strict=True))
         )
         self.ancestor = self.ancestor.index_copy(1, problems, part.ancestor)
@@ -209,8 +171,7 @@ class _Annealing:
 
     def climb(self, *, last: bool) -> None:
         """Raise the temperatures, weigh and resample."""
-        gain = self.cloud.target - self.cloud.start
-        gain = torch.where(torch.isfinite(gain), gain, torch.full_like(gain, -math.inf))
+        gain = self.cloud.gain
         room = 1 - self.temperature
         delta = _largest_step(gain, room, self.keep)
         if last and bool((delta < room).any()):
@@ -235,13 +196,9 @@ class _Annealing:
 
     def move(self) -> Tensor:
         """One adjusted Langevin step of every particle; the acceptance per problem."""
-        old = self.cloud.at(self.temperature)
-        proposal = _evaluate(self.path, propose(old, self.step_size, self.scale))
-        new = proposal.at(self.temperature)
-        ratio = log_acceptance(old, new, self.step_size, self.scale)
-        kept, probability = accept(old, new, ratio)
-        taken = (kept.position == new.position).all(-1)
-        self.cloud = proposal.where(taken, self.cloud)
+        self.cloud, probability = move(
+            self.path, self.cloud, self.temperature, self.step_size, self.scale
+        )
         acceptance = probability.mean(0)
         self.step_size = self.step_size * (0.5 * (acceptance - OPTIMAL_ACCEPTANCE)).exp()
         return acceptance
@@ -255,24 +212,6 @@ class _Annealing:
         spread = self.cloud.position.std(0)
         floor = 1e-3 * spread.amax(-1, keepdim=True) + 1e-8
         self.scale = torch.maximum(spread, floor)
-
-
-def _evaluate(path: Path, position: Tensor) -> _Cloud:
-    with torch.enable_grad():
-        z = position.detach().clone().requires_grad_(True)
-        log_start, log_target = path(z)
-        start_gradient = _gradient(log_start, z)
-        target_gradient = _gradient(log_target, z)
-    return _Cloud(
-        z.detach(), log_start.detach(), log_target.detach(), start_gradient, target_gradient
-    )
-
-
-def _gradient(value: Tensor, z: Tensor) -> Tensor:
-    if not value.requires_grad:
-        return torch.zeros_like(z)
-    (found,) = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(z) if found is None else found
 
 
 def _largest_step(gain: Tensor, room: Tensor, keep: float) -> Tensor:
