@@ -1,0 +1,289 @@
+"""Normalising constants from both sides, by annealed importance sampling."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
+
+import torch
+from scipy import stats
+from torch import Tensor
+from tqdm import tqdm
+
+from .bridge import Path, evaluate, move
+from .smc import Annealing
+
+LEAST_EFFECTIVE = 0.05  # share of particles below which weights rest on too few of them
+
+
+class Schedule(NamedTuple):
+    """Temperatures from 0 to 1, and what the moves at each take.
+
+    Attributes:
+        temperature: ``(rungs + 1, problems)``.
+        step_size: ``(rungs + 1, problems)``.
+        scale: ``(rungs + 1, problems, dim)``.
+    """
+
+    temperature: Tensor
+    step_size: Tensor
+    scale: Tensor
+
+    @property
+    def rungs(self) -> int:
+        """Intervals between temperatures."""
+        return len(self.temperature) - 1
+
+
+@dataclass(frozen=True)
+class LogRatio:
+    r"""The log of the ratio of two densities' constants, :math:`\log (Z_1 / Z_0)`, from both sides.
+
+    Of forward weights w, :math:`\mathrm{E}[w] = Z_1 / Z_0`, so that the expected log of their mean
+    is at most the truth (Jensen); of reverse ones, from draws of the target,
+    :math:`\mathrm{E}[w] = Z_0 / Z_1`, so that minus that log is at least the truth. Between the two
+    lies the truth (bidirectional Monte Carlo: Grosse, Ghahramani & Adams 2015, arXiv 1511.02543),
+    provided that the target's draws are exact. Draws of a chain that never saw a mode hide the
+    mode's mass from the reverse side as well: then the gap is small and both sides are wrong.
+
+    Attributes:
+        forward: log weights ``(repeats, particles, *problems)`` from draws of the start.
+        backward: log weights ``(repeats, particles', *problems)`` from draws of the target.
+        exact: whether those draws are exact; else the upper side is an estimate and no bound.
+        level: confidence with which ``lower`` and ``upper`` hold the truth between them.
+    """
+
+    forward: Tensor
+    backward: Tensor
+    exact: bool
+    level: float = 0.95
+
+    @property
+    def estimate(self) -> Tensor:
+        """From the forward weights, whose mean is unbiased; ``(*problems)``."""
+        return _log_mean(self.forward.flatten(0, 1))
+
+    @property
+    def reverse(self) -> Tensor:
+        """From the reverse weights, ``(*problems)``."""
+        return 0 - _log_mean(self.backward.flatten(0, 1))
+
+    @property
+    def gap(self) -> Tensor:
+        """How far the reverse estimate lies above the forward one, in nats; ``(*problems)``."""
+        return self.reverse - self.estimate
+
+    @property
+    def lower(self) -> Tensor:
+        """A bound from below: that of Jensen, less the width of a t interval over repeats."""
+        return _mean_below(_log_mean(self.forward, 1), self.level)
+
+    @property
+    def upper(self) -> Tensor:
+        """A bound from above, as `lower`.
+
+        Raises:
+            ValueError: for target draws that are not known to be exact.
+        """
+        if not self.exact:
+            raise ValueError(
+                "upper: expected exact draws of the target (exact=True), got draws of a chain, "
+                "from which `reverse` is an estimate and no bound"
+            )
+        return 0 - _mean_below(_log_mean(self.backward, 1), self.level)
+
+    @property
+    def effective(self) -> Tensor:
+        """Share of effective particles, of the worse side; ``(*problems)``."""
+        return torch.minimum(_effective(self.forward), _effective(self.backward))
+
+    def __str__(self) -> str:
+        def told(x: Tensor, form: str = ".3f") -> str:
+            return format(float(x), form) if x.numel() == 1 else f"{float(x.mean()):{form}} (mean)"
+
+        worst = f"gap {told(self.gap.max())} nats, effective particles {self.effective.min():.0%}"
+        if self.exact:
+            ends = f"between {told(self.lower)} and {told(self.upper)} at {self.level:.0%}"
+            return f"{ends}; {worst}"
+        both = f"{told(self.estimate)} forward, {told(self.reverse)} in reverse"
+        return f"estimate {both} (from draws of a chain: no bound above); {worst}"
+
+
+def log_ratio(
+    path: Path,
+    start: Tensor,
+    target: Tensor,
+    *,
+    pilot: Tensor,
+    exact: bool = False,
+    repeats: int = 8,
+    rungs: int = 200,
+    moves: int = 1,
+    level: float = 0.95,
+    progress: bool = False,
+) -> LogRatio:
+    r"""Annealed importance sampling from a start density to a target, and back.
+
+    Particles go along :math:`p_0^{1-\lambda} p_1^{\lambda}` (Neal 2001) by Metropolis-adjusted
+    Langevin steps, which leave the density of each rung invariant. Temperatures, step sizes and
+    preconditioners are found by annealed sequential Monte Carlo on ``pilot`` alone and then stand,
+    so that the weights' means are exact.
+
+    Args:
+        path: log densities of both ends, each of which may lack its constant.
+        start: exact draws of the start, ``(n, *problems, dim)``.
+        target: draws of the target, ``(m, *problems, dim)``.
+        pilot: draws of the start, at least two, of which no weights are taken.
+        exact: whether the target's draws are exact and independent.
+        repeats: groups of particles, over which the confidence is taken.
+        rungs: intervals between temperatures.
+        moves: steps a rung.
+        level: confidence of the bounds.
+        progress: show a bar.
+
+    Raises:
+        ValueError: for fewer than two repeats, fewer draws than repeats, no rung or move, a level
+            outside (0, 1), or shapes that disagree.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> normal = lambda z, sd: -0.5 * (z / sd).square().sum(-1)
+        >>> path = lambda z: (normal(z, 1.0), normal(z, 2.0))  # Z is twice as large
+        >>> x, pilot = torch.randn(512, 1), torch.randn(64, 1)
+        >>> found = log_ratio(path, x, 2 * torch.randn(512, 1), pilot=pilot, exact=True, rungs=20)
+        >>> bool(found.lower < math.log(2) < found.upper)
+        True
+    """
+    _check(start, target, repeats, rungs, moves, level)
+    problems = start.shape[1:-1]
+    size = problems.numel()
+
+    def flat(z: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = path(z.reshape(len(z), *problems, z.shape[-1]))
+        return a.reshape(z.shape[:-1]), b.reshape(z.shape[:-1])
+
+    def columns(z: Tensor) -> Tensor:
+        return z.detach().reshape(len(z), size, z.shape[-1])
+
+    def grouped(log_weight: Tensor) -> Tensor:
+        return log_weight.reshape(repeats, -1, *problems)
+
+    with torch.inference_mode(False), torch.no_grad():
+        schedule = tuned(flat, columns(pilot), rungs)
+        with tqdm(total=2 * rungs, unit="rung", disable=not progress) as bar:
+            ends = [columns(z[: len(z) // repeats * repeats]) for z in (start, target)]
+            forward = grouped(weigh(flat, ends[0], schedule, moves=moves, bar=bar))
+            backward = grouped(weigh(flat, ends[1], schedule, moves=moves, reverse=True, bar=bar))
+    found = LogRatio(forward, backward, exact, level)
+    if bool((found.effective < LEAST_EFFECTIVE).any()):
+        warnings.warn(
+            f"log_ratio: the weights rest on {float(found.effective.min()):.1%} of the particles; "
+            "take more rungs",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+def _check(
+    start: Tensor, target: Tensor, repeats: int, rungs: int, moves: int, level: float
+) -> None:
+    if repeats < 2 or rungs < 1 or moves < 1:
+        raise ValueError(
+            "repeats, rungs, moves: expected at least 2, 1 and 1, got "
+            f"{repeats}, {rungs} and {moves}"
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number in (0, 1), got {level}")
+    for name, z in (("start", start), ("target", target)):
+        if z.ndim < 2 or len(z) < repeats or z.shape[1:] != start.shape[1:]:
+            raise ValueError(
+                f"{name}: expected at least {repeats} draws of shape (n, *problems, dim), alike at "
+                f"both ends, got shape {tuple(z.shape)}"
+            )
+
+
+def tuned(path: Path, pilot: Tensor, rungs: int, *, moves: int = 3) -> Schedule:
+    """A schedule of so many rungs, from the ladder that an annealed population climbs by itself.
+
+    The population's rungs each cost it the same share of its effective particles; here they are
+    divided, or joined, evenly.
+
+    Args:
+        path: on ``(particles, problems, dim)``.
+        pilot: draws of the start, ``(particles, problems, dim)``.
+    """
+    run = Annealing(path, pilot, keep=0.85)
+    seen: list[Schedule] = []
+    while not seen or bool((run.temperature < 1).any()):
+        run.climb(last=len(seen) == 10 * max(rungs, 20))
+        for _ in range(moves):
+            run.move()
+        seen.append(Schedule(run.temperature.clone(), run.step_size.clone(), run.scale.clone()))
+    ladder = [torch.stack(each) for each in zip(*seen, strict=True)]
+    cold = [torch.zeros_like(ladder[0][:1]), ladder[1][:1], ladder[2][:1]]
+    temperature, step_size, scale = (torch.cat([a, b]) for a, b in zip(cold, ladder, strict=True))
+    # where each of the rungs lies among those climbed, problem by problem: some arrive earlier
+    climbed = (temperature < 1).sum(0)
+    place = torch.linspace(0, 1, rungs + 1).to(temperature).unsqueeze(-1) * climbed
+    low = place.floor().long().clamp(max=len(seen) - 1)
+    share = place - low
+
+    def between(x: Tensor) -> Tensor:
+        wide = (*low.shape, *[1] * (x.ndim - 2))
+        index = low.reshape(wide).expand(len(low), *x.shape[1:])
+        return torch.lerp(x.gather(0, index), x.gather(0, index + 1), share.reshape(wide))
+
+    found = between(temperature)
+    found[-1] = 1.0
+    return Schedule(found, between(step_size.log()).exp(), between(scale.log()).exp())
+
+
+def weigh(
+    path: Path,
+    start: Tensor,
+    schedule: Schedule,
+    *,
+    moves: int = 1,
+    reverse: bool = False,
+    bar: tqdm[NoReturn] | None = None,
+) -> Tensor:
+    """Log importance weights ``(particles, problems)`` of an annealing up, or down again.
+
+    The way down is that up with each (reversible) move undone: it begins at draws of the target,
+    and takes from the weight what the way up adds.
+    """
+    cloud = evaluate(path, start)
+    total = torch.zeros_like(cloud.start)
+    for k in reversed(range(schedule.rungs)) if reverse else range(schedule.rungs):
+        difference = schedule.temperature[k + 1] - schedule.temperature[k]
+        # 0 times -inf is NaN: a rung of no height weighs nothing
+        total = total + torch.where(difference > 0, difference * cloud.gain, 0.0)
+        at = k if reverse else k + 1
+        if 0 < at < schedule.rungs:  # the last move would be made after the last weight
+            for _ in range(moves):
+                settings = (x[at] for x in schedule)
+                cloud, _ = move(path, cloud, *settings)
+        if bar is not None:
+            bar.update()
+    return -total if reverse else total
+
+
+def _log_mean(log_weight: Tensor, dim: int = 0) -> Tensor:
+    return log_weight.logsumexp(dim) - math.log(log_weight.shape[dim])
+
+
+def _effective(log_weight: Tensor) -> Tensor:
+    """Share of effective particles, pooled over repeats."""
+    flat = log_weight.flatten(0, 1)
+    share = (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / len(flat)
+    return torch.nan_to_num(share, nan=0.0)
+
+
+def _mean_below(values: Tensor, level: float) -> Tensor:
+    """The lower end of the mean's t interval over repeats; both sides together have the level."""
+    n = len(values)
+    t = float(stats.t.ppf((1 + level) / 2, n - 1))
+    return values.mean(0) - t * values.std(0) / math.sqrt(n)
