@@ -122,7 +122,7 @@ def recorded(run: Finished) -> Recording:
     if found.unnormalised:
         warnings.warn(
             f"to_arviz: the log likelihood of {', '.join(sorted(set(found.unnormalised)))} lacks "
-            "log_z; estimate it with EnergyPrior.estimate_log_z",
+            "log_z; estimate it with pyro_lebm.log_z(prior)",
             stacklevel=4,
         )
     return found

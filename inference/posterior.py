@@ -15,6 +15,7 @@ from pyro_lebm.langevin import adapt, check_step_size, evaluate, mala_step
 from pyro_lebm.program import Program
 from pyro_lebm.series import Series
 from pyro_lebm.smc import annealed_smc
+from pyro_lebm.tilts import log_constants
 
 from .draws import Draws, PointEstimate
 
@@ -68,7 +69,7 @@ def anneal(
         raise ValueError(f"inflation: expected a positive number, got {inflation}")
     check_plates(program)
     # a path that starts at the prior leaves its constant out by itself
-    log_z = None if encode is None else _on(program, series).log_z()
+    log_z = None if encode is None else log_constants(_on(program, series))
     parts = []
     for rows in torch.arange(len(series), device=series.values.device).split(batch_size):
         parts.append(_anneal(program, series[rows], draws, runs, encode, inflation, log_z, options))

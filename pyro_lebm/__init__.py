@@ -6,11 +6,13 @@ Models are in `pyro_lebm.models`, ways to learn them in `pyro_lebm.inference`.
 from __future__ import annotations
 
 from . import langevin
+from .ais import LogRatio
 from .base import FullNormal, StandardNormal
 from .distribution import EnergyBased
 from .energy import MLPEnergy
 from .engines import engine
 from .ode import choose_step, interpolate, trajectory
+from .partition import log_z
 from .potential import Potential, potential
 from .prior import EnergyPrior
 from .series import Series
@@ -20,6 +22,7 @@ __all__ = [
     "EnergyBased",
     "EnergyPrior",
     "FullNormal",
+    "LogRatio",
     "MLPEnergy",
     "Potential",
     "Series",
@@ -29,6 +32,7 @@ __all__ = [
     "engine",
     "interpolate",
     "langevin",
+    "log_z",
     "potential",
     "trajectory",
 ]

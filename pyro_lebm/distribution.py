@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
 from .base import white_metric
+from .bridge import Path
 from .dependence import announce, leaves, refuse_dependence, refuse_hidden, refuse_unregistered
 from .frozen import frozen
 from .smc import Population, annealed_smc
@@ -136,6 +137,10 @@ class EnergyBased(TorchDistribution):
         self.negatives, self.sampler, self.watch, self.log_z = negatives, sampler, watch, log_z
         super().__init__(torch.Size(), base.event_shape, validate_args=validate_args)
 
+    def fixed(self) -> EnergyBased:
+        """The same density, unnormalised, of which no gradient reaches the energy's parameters."""
+        return EnergyBased(self.energy, self.base, sampler=self.sampler, learn=False)
+
     @property
     def support(self) -> Any:
         """The base's support."""
@@ -236,24 +241,32 @@ def annealed(distribution: EnergyBased, particles: int, **options: Any) -> Popul
 
     ``options`` are those of `annealed_smc`.
     """
+    path = path_from_base(distribution)
+    start = distribution.base.sample(torch.Size((particles,))).reshape(particles, -1)
+    metric = white_metric(distribution.base)
+    if metric is None:
+        return annealed_smc(path, start, **options)
+    found = annealed_smc(path, metric.white(start), **options)
+    return found._replace(position=metric.position(found.position))
+
+
+def path_from_base(distribution: EnergyBased) -> Path:
+    """The way from the base to the density, in coordinates in which a normal base is round."""
     base = distribution.base
     if not is_real(base.support):
         raise ValueError(
             "base: annealed sampling expects an unconstrained support (transform the base), "
             f"got {base.support}"
         )
+    metric = white_metric(base)
 
-    def path(z: Tensor) -> tuple[Tensor, Tensor]:
+    def path(y: Tensor) -> tuple[Tensor, Tensor]:
+        z = y if metric is None else metric.position(y)
         value = z.reshape(z.shape[:-1] + distribution.event_shape)
         log_base = base.log_prob(value)
         return log_base, log_base - distribution.energy_at(value)
 
-    start = base.sample(torch.Size((particles,))).reshape(particles, -1)
-    metric = white_metric(base)
-    if metric is None:
-        return annealed_smc(path, start, **options)
-    found = annealed_smc(lambda y: path(metric.position(y)), metric.white(start), **options)
-    return found._replace(position=metric.position(found.position))
+    return path
 
 
 def is_real(support: Any) -> bool:

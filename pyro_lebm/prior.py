@@ -16,7 +16,6 @@ from .distribution import EnergyBased, annealed_draws, is_real
 from .frozen import frozen
 from .langevin import check_step_size, evaluate, ula_step
 from .moves import Dynamics
-from .smc import annealed_smc
 
 Sampling = Literal["annealed", "persistent", "short_run"]
 Negatives = Literal["persistent", "short_run", "annealed"]
@@ -201,33 +200,14 @@ class EnergyPrior(PyroModule):
 
     @property
     def log_z(self) -> Tensor | None:
-        """log Z where `estimate_log_z` found it for the parameters as they are now, else None."""
+        """log Z if it was set for the parameters as they are, as `pyro_lebm.log_z` does."""
         if self._log_z is None or not self._stands(self._log_z[1]):
             return None
         return self._log_z[0]
 
-    def estimate_log_z(self, particles: int = 2048, repeats: int = 4) -> tuple[float, float]:
-        r"""Estimate :math:`\log Z = \log \mathrm{E}_b[\exp(-E)]` by annealed importance weights.
-
-        Returns:
-            the estimate, which ``log_prob`` then includes until the parameters change, and the
-            standard error over ``repeats`` runs. It is an estimate, not a bound.
-
-        Raises:
-            ValueError: for fewer than two particles or repeats.
-        """
-        if particles < 2 or repeats < 2:
-            raise ValueError(
-                f"particles, repeats: expected at least 2, got {particles} and {repeats}"
-            )
-        base, fixed = self.base(), self._fixed()
-        starts = base.sample(torch.Size((particles, repeats)))
-        population = annealed_smc(lambda z: (base.log_prob(z), fixed.log_prob(z)), starts)
-        runs = population.log_evidence
-        # weights are unbiased on the natural scale
-        log_z = runs.logsumexp(0) - math.log(repeats)
-        self._log_z = (log_z.detach(), self._values())
-        return float(log_z), float(runs.std() / math.sqrt(repeats))
+    @log_z.setter
+    def log_z(self, value: Tensor | float) -> None:
+        self._log_z = (torch.as_tensor(value).detach(), self._values())
 
     def _values(self) -> list[Tensor]:
         # Copies: torch's count of in-place writes misses optimisers that write to `p.data`.

@@ -15,12 +15,11 @@ from pyro import poutine
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from .distribution import annealed
 from .engines import COMPILERS, asked, compiler, honoured, pick
 from .frozen import frozen
 from .layout import Layout
 from .moves import Whole
-from .reading import MANY, Reading, noted, reading, tilted, unvalidated
+from .reading import MANY, Reading, noted, reading, unvalidated
 from .recorded.density import Density
 from .recorded.sources import Attached
 from .scoring import Score, ScoreTogether
@@ -219,18 +218,10 @@ class Program(Layout):
         score.check()
         return z.new_zeros(chains) + score.total
 
-    def log_z(self, particles: int = 2048) -> Tensor:
-        """What `log_parts` lacks per element to be normalised: log Z of the energies, by annealing.
-
-        A site that is masked in part, or scaled, counts as if it were not.
-        """
-        total = torch.zeros(())
-        for fn in self._run(self.values).latent.values():
-            energy_based = tilted(fn)
-            if energy_based is not None and energy_based.log_z is None:
-                copies = energy_based.batch_shape.numel() / max(self.elements.numel(), 1)
-                total = total + copies * annealed(energy_based, particles).log_evidence
-        return total
+    @property
+    def latent(self) -> dict[str, Any]:
+        """The latent sites' distributions, at the values of the reading run."""
+        return dict(self._run(self.values).latent)
 
     def _score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         score = Score(self, dict(self.unconstrained(z)))

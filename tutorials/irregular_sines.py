@@ -11,11 +11,10 @@
 #
 # A **latent neural ODE** explains an irregularly sampled time series by a hidden state that a
 # learned vector field carries through continuous time; an **energy-based prior** learns where such
-# states start. The model is a Pyro program; what infers its states is a guide or a kernel beside
-# it.
+# states start. The model is a Pyro program; what infers its states stands beside it.
 #
-# Several minutes on one core; with `PYRO_LEBM_QUICK=1` seconds, at sizes too small to mean
-# anything. As a script it writes its pictures to `runs/tutorial/`.
+# Several minutes on one core; with `PYRO_LEBM_QUICK=1` seconds, at sizes too small to mean a thing.
+# As a script it writes its pictures to `runs/tutorial/`.
 
 # %%
 import math
@@ -43,6 +42,7 @@ from pyro_lebm.inference.posterior import anneal, best_draw, chains
 from pyro_lebm.inference.predict import posterior_predict
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
 from pyro_lebm.models.datasets import interpolation, irregular_sines
+from pyro_lebm.partition import log_z
 from pyro_lebm.prior import EnergyPrior
 
 QUICK = os.environ.get("PYRO_LEBM_QUICK") == "1"
@@ -251,7 +251,7 @@ show(plots.plot_generated(generated, times, time_label=seconds), "4_generated")
 
 # %% [markdown]
 # A constant energy would tilt nothing: how much does this one vary over its draws? $\log Z$, which
-# only normalised scores need, is estimated by annealing and forgotten when a parameter changes.
+# only normalised scores need, is estimated from below and above, until a parameter changes.
 
 # %%
 energy = model.prior.energy(z.requires_grad_(True))
@@ -259,7 +259,7 @@ energy = model.prior.energy(z.requires_grad_(True))
 z = z.detach()
 steepness = slope.norm(dim=-1).mean().item()
 print(f"energy: sd {energy.std().item():.2f} nats, mean gradient {steepness:.2f} nats per unit")
-print("log Z = {:.3f}, standard error {:.3f}".format(*model.prior.estimate_log_z(size(2048, 64))))
+print("log Z:", log_z(model.prior, particles=size(256, 16), rungs=size(400, 20)))
 
 # %% [markdown]
 # The landscape, and in it draws of the prior and of the posteriors of training sequences. Maximum

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from learned import Model, bent, noisy_guide, positions, step_of
 from pyro_lebm.base import StandardNormal
+from pyro_lebm.partition import log_z
 from pyro_lebm.potential import potential
 from pyro_lebm.prior import EnergyPrior
 from scenarios import LearnedNormal, Quartic, quadrature_draws
@@ -37,7 +39,7 @@ def test_chains_advance_once_an_optimiser_step_whatever_happens_in_between() -> 
     u = potential(Model(prior, None))
     z = u.initial(2).requires_grad_(True)
     u(z).sum().backward()
-    prior.estimate_log_z(particles=32, repeats=2)
+    log_z(prior, particles=32, repeats=2, rungs=20)
     prior.statistics()
     assert torch.equal(positions(prior), before)
 
@@ -133,7 +135,7 @@ def test_chains_are_no_weights_and_travel_as_training_state() -> None:
 
 def test_a_copy_is_independent() -> None:
     prior = EnergyPrior(bent(), 2, num_chains=8)
-    prior.estimate_log_z(particles=32, repeats=2)
+    log_z(prior, particles=32, repeats=2, rungs=20)
     other = copy.deepcopy(prior)
     assert other.log_z is not None
     before = positions(prior)
@@ -204,14 +206,14 @@ def test_both_floating_types(dtype: torch.dtype) -> None:
     step_of(Model(prior, torch.randn(5, 2, dtype=dtype))).step()
     assert prior.chains.position.dtype == dtype
     assert prior().sample().dtype == dtype
-    found, _ = prior.estimate_log_z(particles=16, repeats=2)
+    found = log_z(prior, particles=16, repeats=2, rungs=20)
     assert prior.log_z is not None and prior.log_z.dtype == dtype
     # the number belongs to the other type's parameters
     assert (
         EnergyPrior.to(prior, torch.float16 if dtype is torch.float32 else torch.float32).log_z
         is None
     )
-    assert math.isfinite(found)
+    assert math.isfinite(found.estimate)
 
 
 # Refusals
@@ -247,11 +249,19 @@ def test_a_bad_energy_or_base_is_refused_at_construction() -> None:
         EnergyPrior(bent(), Positive())
 
 
-@pytest.mark.parametrize("sizes", [{"particles": 1}, {"repeats": 1}])
-def test_too_few_runs_for_a_constant_are_refused(sizes: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"particles": 1}, "particles: expected at least 2, got 1"),
+        ({"repeats": 1}, "repeats, rungs, moves: expected at least 2, 1 and 1, got 1"),
+        ({"exact": True}, "draws: expected exact ones for exact=True, got None"),
+        ({"draws": torch.zeros(100, 3)}, "draws: expected shape (n, 2), got (100, 3)"),
+    ],
+)
+def test_what_no_constant_comes_of_is_refused(options: dict[str, Any], message: str) -> None:
     prior = EnergyPrior(bent(), 2, num_chains=8)
-    with pytest.raises(ValueError, match="particles, repeats: expected at least 2"):
-        prior.estimate_log_z(**sizes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        log_z(prior, **options)
     assert prior.log_z is None
 
 
