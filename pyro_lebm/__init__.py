@@ -11,6 +11,7 @@ from .base import FullNormal, StandardNormal
 from .distribution import EnergyBased
 from .energy import MLPEnergy
 from .engines import engine
+from .frame import series_from_frame
 from .ode import choose_step, interpolate, trajectory
 from .partition import log_z
 from .potential import Potential, potential
@@ -34,5 +35,6 @@ __all__ = [
     "langevin",
     "log_z",
     "potential",
+    "series_from_frame",
     "trajectory",
 ]
