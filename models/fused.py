@@ -18,6 +18,7 @@ from pyro_lebm.series import Series
 
 from .emissions import BernoulliEmission, Emission, GaussianEmission, PoissonEmission
 from .fields import MLP, MLPField
+from .static import still
 
 LIKELIHOODS: dict[type[nn.Module], str] = {
     GaussianEmission: "gaussian",
@@ -37,6 +38,8 @@ class Seen:
     t0: float
     method: str
     step_size: float | None
+    static: int = 0
+    static_in_field: bool = False
 
 
 def observation(
@@ -75,13 +78,13 @@ def chosen(z0: Tensor) -> Fused:
 def problem(seen: Seen, z0: Tensor) -> Problem | str:
     """What the fused engines compute of this, or why they cannot."""
     field, emission, series = seen.field, seen.emission, seen.series
-    reason = _network_reason(field, emission) or _solver_reason(seen) or _states_reason(seen, z0)
+    reason = _network_reason(seen) or _solver_reason(seen) or _states_reason(seen, z0)
     if reason:
         return reason
     assert isinstance(field, MLPField) and isinstance(emission, Emission)
     assert isinstance(emission.network, MLP) and seen.step_size is not None
     latent, network = z0.shape[-1], emission.network
-    drift = Perceptron.of(field.layers, field.activation)
+    drift = still(field, seen.static)
     output = Perceptron.of(network.layers, network.activation)
     # PyTorch says what is wrong with most of these
     if misfit := drift.misfit(latent, latent, z0):
@@ -97,8 +100,9 @@ def problem(seen: Seen, z0: Tensor) -> Problem | str:
     return Problem(readout, prepared.data, drift, output, likelihood, chosen(z0))
 
 
-def _network_reason(field: nn.Module, emission: nn.Module) -> str | None:
-    if type(field) is not MLPField or field.clock is not None or field.control is not None:
+def _network_reason(seen: Seen) -> str | None:
+    field, emission = seen.field, seen.emission
+    if type(field) is not MLPField or field.clock is not None or _driven(seen, field):
         return f"a field that is no plain MLPField: {type(field).__name__}"
     if type(emission) not in LIKELIHOODS:
         return f"an emission of another kind: {type(emission).__name__}"
@@ -111,6 +115,12 @@ def _network_reason(field: nn.Module, emission: nn.Module) -> str | None:
     if any(_altered(module) for module in (field, emission, emission.network)):
         return "a network with hooks or a forward of its own"
     return None
+
+
+def _driven(seen: Seen, field: MLPField) -> bool:
+    """Whether by anything but static latents."""
+    driving = seen.static if seen.static_in_field else 0
+    return (0 if field.control is None else field.control.shape[1]) != driving
 
 
 def _altered(module: nn.Module) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,17 +11,9 @@ from weakref import WeakKeyDictionary
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_lebm.base import StandardNormal
-from pyro_lebm.checkpoint import (
-    CheckpointError,
-    check_fingerprint,
-    fingerprint,
-    read_state,
-    write_state,
-)
 from pyro_lebm.ode import choose_step, interpolate, trajectory
 from pyro_lebm.recompute import possible
 from pyro_lebm.seen import SeenPath
@@ -32,29 +23,36 @@ from pyro_lebm.solvers import FIXED
 from .emissions import GaussianEmission
 from .fields import Driven, MLPField
 from .fused import Seen, observation
+from .saved import SavedModel
 from .slices import SeenInSlices, check_each_time_alone
 from .solving import check_solver, fits
+from .static import Driving, beside
 
 
-class LatentODE(PyroModule):
+class LatentODE(SavedModel):
     r"""A latent state that an ODE carries through time, seen through an emission.
 
-    .. math:: z_0 \sim p(z_0), \quad \frac{dz}{dt} = F(t, z, u(t)), \quad
-              x(t_i) \sim p(x \mid z(t_i))
+    .. math:: z_0 = [z_s, z_d] \sim p(z_0), \quad \frac{dz_d}{dt} = F(t, z_d, u(t)), \quad
+              x(t_i) \sim p(x \mid z_s, z_d(t_i))
 
     With the default prior N(0, I) it is the latent ODE (Chen et al. 2018, arXiv 1806.07366;
     Rubanova et al. 2019, arXiv 1907.03907); with an `EnergyPrior` it is ODE-LEBM (Cheng et al.
-    2024, arXiv 2409.03845). Nothing here knows how it will be inferred.
+    2024, arXiv 2409.03845). With ``static`` latents z_s, what a sequence shows is told apart from
+    how it moves: the energy is over both. Nothing here knows how it will be inferred.
 
-    Sites: ``z0`` (event ``(latent,)``), ``x`` observed at a series' own times, ``x_new`` sampled at
-    ``times``; all in the plate ``sequences``.
+    Sites: ``z0`` (event ``(static + latent,)``, z_s first), ``x`` observed at a series' own times,
+    ``x_new`` sampled at ``times``; all in the plate ``sequences``.
 
     Args:
-        latent: dimension L of the state.
+        latent: dimension L of the state z_d that moves.
         observed: dimension D of an observation.
+        static: dimension S of the latents z_s that do not, 0 for none.
+        static_in_field: whether z_s drives the field, as further covariates; the emission sees it
+            either way.
         prior: module whose call returns the distribution of ``z0``; default N(0, I).
-        field: module ``(t, z) -> dz/dt`` or ``(t, z, u) -> dz/dt`` where there are covariates.
-        emission: module from paths ``(..., T, L)`` to a distribution of batch shape
+        field: module ``(t, z_d) -> dz_d/dt``, or ``(t, z_d, u) -> dz_d/dt`` where there are
+            covariates or z_s drives it: u is ``(..., C + S)``, covariates first.
+        emission: module from paths ``(..., T, S + L)`` to a distribution of batch shape
             ``(..., T, D)``; default Gaussian with learned scale.
         covariates: dimension C of the covariates that drive the field, 0 for none.
         t0: the time of ``z0``, in the series' unit.
@@ -87,6 +85,8 @@ class LatentODE(PyroModule):
         latent: int,
         observed: int,
         *,
+        static: int = 0,
+        static_in_field: bool = False,
         prior: nn.Module | None = None,
         field: nn.Module | None = None,
         emission: nn.Module | None = None,
@@ -98,27 +98,31 @@ class LatentODE(PyroModule):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        if latent < 1 or observed < 1 or covariates < 0:
+        if latent < 1 or observed < 1 or covariates < 0 or static < 0:
             raise ValueError(
-                "latent, observed, covariates: expected sizes of at least 1, 1 and 0, got "
-                f"{latent}, {observed} and {covariates}"
+                "latent, observed, covariates, static: expected sizes of at least 1, 1, 0 and 0, "
+                f"got {latent}, {observed}, {covariates} and {static}"
             )
+        if static_in_field and not static:
+            raise ValueError("static_in_field: expected static latents, got static=0")
         check_solver(method, tolerance, adjoint, recompute)
         self.latent, self.observed, self.covariates = latent, observed, covariates
         self.t0, self.method, self.tolerance, self.adjoint = t0, method, tolerance, adjoint
-        self.prior = StandardNormal(latent) if prior is None else prior
-        self.field = MLPField(latent, covariates=covariates) if field is None else field
-        self.emission = GaussianEmission(latent, observed) if emission is None else emission
+        self.static, self.static_in_field = static, static_in_field
+        size, inputs = static + latent, covariates + (static if static_in_field else 0)
+        self.prior = StandardNormal(size) if prior is None else prior
+        self.field = MLPField(latent, covariates=inputs) if field is None else field
+        self.emission = GaussianEmission(size, observed) if emission is None else emission
         self.recompute = recompute
         # NaN until `refresh` or the first solve has chosen it; part of the saved model
         self.register_buffer("step_size", torch.tensor(float("nan")))
         self._step: float | None = None
         event = self.prior().event_shape
-        if event != (latent,):
-            raise ValueError(f"prior: expected event shape ({latent},), got {tuple(event)}")
+        if event != (size,):
+            raise ValueError(f"prior: expected event shape ({size},), got {tuple(event)}")
         if recompute:
             like = next(self.emission.parameters(), self.step_size)
-            check_each_time_alone(partial(self._emit, self.emission), latent, like)
+            check_each_time_alone(partial(self._emit, self.emission), size, like)
 
     def forward(
         self,
@@ -139,7 +143,7 @@ class LatentODE(PyroModule):
                 since ``t0`` at which they are known.
 
         Returns:
-            the state ``z0``, ``(..., N, L)``.
+            ``z0``, ``(..., N, S + L)``.
         """
         if series is None and (times is None or n is None):
             raise ValueError("series: expected a Series, or times and n; got neither")
@@ -166,7 +170,8 @@ class LatentODE(PyroModule):
         # Read once: to fetch a submodule of a PyroModule costs.
         field, emission = self.field, self.emission
         if self.method in FIXED and self._step is None:
-            self._choose(self._driven(field, series.times, series.covariates), z0, series.times)
+            driven = self._driven(field, series.times, series.covariates)
+            self._choose(driven, self._solved(z0), series.times)
 
         def eager() -> TorchDistribution:
             path = self._path(field, z0, series.times, series.covariates)
@@ -176,7 +181,8 @@ class LatentODE(PyroModule):
             x: TorchDistribution = self._emit(emission, path).mask(series.mask).to_event(2)
             return x
 
-        seen = Seen(series, field, emission, self.t0, self.method, self._step)
+        static = (self.static, self.static_in_field)
+        seen = Seen(series, field, emission, self.t0, self.method, self._step, *static)
         return observation(seen, z0, eager)
 
     def _emit(self, emission: Callable[..., Any], path: Tensor) -> TorchDistribution:
@@ -192,18 +198,18 @@ class LatentODE(PyroModule):
     # Trajectories
 
     def path(self, z0: Tensor, times: Tensor, covariates: Tensor | None = None) -> Tensor:
-        """The latent trajectory: ``(..., N, L)`` at ``t0`` to ``(..., N, T, L)`` at ``times``."""
+        """The latent trajectory: ``(..., N, S + L)`` at ``t0``, ``(..., N, T, S + L)`` at times."""
         return self._path(self.field, z0, times, covariates)
 
     def _path(
         self, field: nn.Module, z0: Tensor, times: Tensor, covariates: Tensor | None
     ) -> Tensor:
-        field = self._driven(field, times, covariates)
+        field, solved = self._driven(field, times, covariates), self._solved(z0)
         if self.method in FIXED and self._step is None:
-            self._choose(field, z0, times)
-        return trajectory(
+            self._choose(field, solved, times)
+        path = trajectory(
             field,
-            z0,
+            solved,
             times,
             t0=self.t0,
             method=self.method,
@@ -211,19 +217,26 @@ class LatentODE(PyroModule):
             adjoint=self.adjoint,
             recompute=self.recompute,
         )
+        apart = self.static and not self.static_in_field
+        return beside(z0[..., : self.static], path) if apart else path
+
+    def _solved(self, z0: Tensor) -> Tensor:
+        """What the solver carries: z_s only where the field needs it."""
+        return z0 if self.static_in_field else z0[..., self.static :]
 
     def _driven(self, field: nn.Module, times: Tensor, covariates: Tensor | None) -> nn.Module:
         found = 0 if covariates is None else covariates.shape[-1]
         if found != self.covariates:
             raise ValueError(f"covariates: expected {self.covariates} of them, got {found}")
-        if covariates is None:
-            return field
-        if self.adjoint and covariates.requires_grad:
+        control = None if covariates is None else interpolate(times, covariates)
+        if self.adjoint and covariates is not None and covariates.requires_grad:
             raise ValueError(
                 "covariates: expected none that require gradients for adjoint=True, as the "
                 "adjoint method would lose them, got requires_grad=True"
             )
-        return Driven(field, interpolate(times, covariates))
+        if self.static_in_field:
+            return Driving(field, self.static, control)
+        return field if control is None else Driven(field, control)
 
     def _choose(
         self, field: Callable[..., Tensor], z0: Tensor, times: Tensor, share: float = 1.0
@@ -257,7 +270,8 @@ class LatentODE(PyroModule):
             return
         probe = series[torch.arange(min(len(series), 32), device=series.values.device)]
         same = torch.Generator().manual_seed(0)
-        z0 = torch.randn(len(probe), self.latent, generator=same).to(probe.values)
+        size = (len(probe), self.static + self.latent)
+        z0 = self._solved(torch.randn(size, generator=same).to(probe.values))
         field = self._driven(self.field, probe.times, probe.covariates)
         if not fits(self, field, z0, probe.times):
             self._choose(field, z0, probe.times, share=0.8)
@@ -279,46 +293,10 @@ class LatentODE(PyroModule):
         assert isinstance(x, Tensor)
         return x
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights (no chains, no optimiser): beside, then renamed into place."""
-        state = {
-            "weights": self.state_dict(),
-            "fingerprint": fingerprint(self),
-            "structure": self._structure(),
-        }
-        write_state(path, state, kind="model")
-
-    def load(self, path: str | os.PathLike[str]) -> LatentODE:
-        """Read weights that `save` wrote into this model, built alike; returns it.
-
-        Raises:
-            CheckpointError: for a missing, truncated or foreign file or another model.
-        """
-        state = read_state(path, kind="model")
-        check_fingerprint(state["fingerprint"], self)
-        self._check_structure(state["structure"])
-        self.load_state_dict(state["weights"])
-        return self
-
-    def _structure(self) -> dict[str, str]:
-        """What equal weights do not tell: the time of ``z0`` and which functions they serve."""
-        kinds = {
-            name: f"{type(module).__qualname__}, activation {getattr(module, 'activation', None)}"
-            for name, module in self.named_modules()
-            if name  # those without weights too: a base of the prior may have none
-        }
-        return {"t0": f"{self.t0:g}", **kinds}
-
-    def _check_structure(self, found: dict[str, str]) -> None:
-        expected = self._structure()
-        names = [*expected, *(name for name in found if name not in expected)]
-        different = [
-            f"{name}: expected {expected.get(name)}, got {found.get(name)}"
-            for name in names
-            if expected.get(name) != found.get(name)
-        ]
-        if different:
-            raise CheckpointError("a checkpoint of another model: " + "; ".join(different[:3]))
+    def structure(self) -> dict[str, str]:
+        """What equal weights do not tell: sizes, the time of ``z0``, which functions they serve."""
+        static = f"{self.static}, in the field: {self.static_in_field}"
+        return {"t0": f"{self.t0:g}", "static": static, **super().structure()}
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

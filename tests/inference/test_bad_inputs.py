@@ -98,7 +98,7 @@ BUILD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no dimension": (
         lambda: LatentODE(0, 1),
-        "latent, observed, covariates: expected sizes of at least 1, 1 and 0, got 0, 1 and 0",
+        "covariates, static: expected sizes of at least 1, 1, 0 and 0, got 0, 1, 0 and 0",
     ),
     "an unknown solver": (
         lambda: LatentODE(2, 1, method="rk5"),

@@ -57,6 +57,19 @@ CASES: dict[str, dict[str, Any]] = {
         "emission": lambda: GaussianEmission(1, 1),
         "sizes": (1, 1, 1),
     },
+    "static latents": {"static": 2, "emission": lambda: GaussianEmission(6, D, (20,))},
+    "static latents that drive": {
+        "static": 2,
+        "driving": True,
+        "field": lambda: MLPField(4, (20,), covariates=2),
+        "emission": lambda: GaussianEmission(6, D, (20,)),
+    },
+    "static latents that drive a linear field": {
+        "static": 2,
+        "driving": True,
+        "field": lambda: MLPField(4, (), covariates=2),
+        "emission": lambda: GaussianEmission(6, D, ()),
+    },
     "an early start": {"t0": -0.7},
     "a late start": {"t0": 2.3, "own": True},
     "many steps": {"step": 0.006},  # too many to keep: they are taken twice
@@ -96,8 +109,15 @@ def built(name: str, dtype: torch.dtype = torch.float32) -> tuple[LatentODE, Ser
     with torch.no_grad():
         for parameter in field.parameters():
             parameter.copy_(0.5 * torch.randn_like(parameter))
-    t0 = case.get("t0", 0.0)
-    model = LatentODE(latent, observed, field=field, emission=emission, t0=t0)
+    model = LatentODE(
+        latent,
+        observed,
+        static=case.get("static", 0),
+        static_in_field=case.get("driving", False),
+        field=field,
+        emission=emission,
+        t0=case.get("t0", 0.0),
+    )
     model.load_state_dict({**model.state_dict(), "step_size": torch.tensor(case.get("step", 0.1))})
     return model.to(dtype=dtype), data(case, dtype)
 
@@ -129,7 +149,7 @@ def test_densities_and_gradients_in_the_states(
 ) -> None:
     model, series = built(name, dtype)
     program = Program.read(model, series)
-    z = torch.randn(*lead, N, model.latent, dtype=series.values.dtype)
+    z = torch.randn(*lead, N, model.static + model.latent, dtype=series.values.dtype)
     with engine("eager"):
         expected = evaluate(program.log_density, z)
     with engine(way):
@@ -146,7 +166,7 @@ def test_densities_and_gradients_in_the_states(
 @pytest.mark.parametrize("way", FUSED)
 def test_gradients_in_the_parameters(way: Engine, name: str, dtype: torch.dtype) -> None:
     model, series = built(name, dtype)
-    z0 = torch.randn(N, model.latent, dtype=series.values.dtype)
+    z0 = torch.randn(N, model.static + model.latent, dtype=series.values.dtype)
     weight = torch.rand(N, dtype=series.values.dtype)
     found, expected = (gradients(model, series, z0, weight, w) for w in (way, "eager"))
     for ours, theirs in zip(found, expected, strict=True):
