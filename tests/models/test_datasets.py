@@ -71,3 +71,19 @@ def test_bad_input_is_named() -> None:
         irregular_sines(2, times=torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"given: expected a fraction .* got 1\.0 of times"):
         extrapolation(series, 1.0)
+
+
+def test_other_frequencies_and_square_waves() -> None:
+    fast, truth = irregular_sines(500, frequency=(1.0, 1.5), truth=True)
+    assert truth["frequency"].min() >= 1.0 and truth["frequency"].max() <= 1.5
+    wave = (2 * math.pi * truth["frequency"][:, None] * fast.times).sin()
+    noise = fast.values[..., 0] - wave - truth["offset"][:, None]
+    assert noise.min() > -1e-5 and noise.max() < 0.01 + 1e-5
+    square, truth = irregular_sines(50, shape="square", truth=True)
+    level = square.values[:, 1:, 0] - truth["offset"][:, None]
+    assert ((level.abs() - 1).abs() < 0.02).all()
+    assert torch.equal(truth["frequency"], irregular_sines(50, truth=True)[1]["frequency"])
+    with pytest.raises(ValueError, match="frequency: expected"):
+        irregular_sines(2, frequency=(0.5, 0.2))
+    with pytest.raises(ValueError, match="shape: expected 'sine' or 'square', got 'saw'"):
+        irregular_sines(2, shape="saw")

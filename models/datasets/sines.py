@@ -1,4 +1,4 @@
-"""Synthetic data sets with a known truth."""
+"""Irregularly sampled sinusoids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_lebm.series import Series
 
-Truth = dict[str, Tensor]
+from .truth import Truth
 
 
 @overload
@@ -20,6 +20,8 @@ def irregular_sines(
     points: int = ...,
     seed: int = ...,
     times: Tensor | None = ...,
+    frequency: tuple[float, float] = ...,
+    shape: Literal["sine", "square"] = ...,
     dtype: torch.dtype = ...,
     truth: Literal[False] = ...,
 ) -> Series: ...
@@ -30,6 +32,8 @@ def irregular_sines(
     points: int = ...,
     seed: int = ...,
     times: Tensor | None = ...,
+    frequency: tuple[float, float] = ...,
+    shape: Literal["sine", "square"] = ...,
     dtype: torch.dtype = ...,
     truth: Literal[True],
 ) -> tuple[Series, Truth]: ...
@@ -39,6 +43,8 @@ def irregular_sines(
     points: int = 100,
     seed: int = 0,
     times: Tensor | None = None,
+    frequency: tuple[float, float] = (0.4, 0.8),
+    shape: Literal["sine", "square"] = "sine",
     dtype: torch.dtype = torch.float32,
     truth: bool = False,
 ) -> Series | tuple[Series, Truth]:
@@ -54,6 +60,8 @@ def irregular_sines(
         seed: of a generator of its own; the global one is not touched.
         times: an existing grid, for fresh sequences on it (test sets, generation scores);
             ``points`` is then not used.
+        frequency: in Hz, between which each sequence's own is drawn, evenly.
+        shape: ``"square"`` waves have the sines' signs, for data that is to be told apart.
         dtype: of times and values.
         truth: also return ``{"frequency": (n,), "offset": (n,)}``.
 
@@ -61,7 +69,8 @@ def irregular_sines(
         A fully observed series, values ``(n, points, 1)``.
 
     Raises:
-        ValueError: fewer than 1 sequence or 2 points, times that are not a shared grid.
+        ValueError: fewer than 1 sequence or 2 points, times that are not a shared grid, frequencies
+            that are no range above 0, another shape.
 
     Example:
         >>> train = irregular_sines(800)
@@ -71,6 +80,11 @@ def irregular_sines(
     """
     if n < 1:
         raise ValueError(f"n: expected at least 1 sequence, got {n}")
+    low, high = frequency
+    if not 0 < low <= high:
+        raise ValueError(f"frequency: expected (low, high) with 0 < low <= high, got {frequency}")
+    if shape not in ("sine", "square"):
+        raise ValueError(f"shape: expected 'sine' or 'square', got {shape!r}")
     generator = torch.Generator().manual_seed(seed)
     if times is None:
         times = _grid(points, 5.0, generator, dtype)
@@ -78,14 +92,15 @@ def irregular_sines(
         raise ValueError(f"times: expected a shared grid (T,), got shape {tuple(times.shape)}")
     # Drawn in double whatever dtype is asked for, so that a seed means the same data in both.
     t = times.detach().double().cpu()
-    frequency = 0.4 + 0.4 * torch.rand(n, generator=generator, dtype=torch.float64)
+    chosen = low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
     offset = 1.0 + 0.1 * torch.randn(n, generator=generator, dtype=torch.float64)
     noise = 0.01 * torch.rand(n, len(t), generator=generator, dtype=torch.float64)
     noise[:, 0] = 0.0
-    values = torch.sin(2 * math.pi * frequency[:, None] * t) + offset[:, None] + noise
+    wave = torch.sin(2 * math.pi * chosen[:, None] * t)
+    values = (wave if shape == "sine" else wave.sign()) + offset[:, None] + noise
     series = Series(times.cpu().to(dtype), values[..., None].to(dtype))
     if truth:
-        return series, {"frequency": frequency.to(dtype), "offset": offset.to(dtype)}
+        return series, {"frequency": chosen.to(dtype), "offset": offset.to(dtype)}
     return series
 
 
@@ -98,42 +113,3 @@ def _grid(points: int, end: float, generator: torch.Generator, dtype: torch.dtyp
         # Two draws may round to one number in single precision: rare, then drawn again.
         if (times.diff() > 0).all():
             return times
-
-
-def interpolation(
-    series: Series, keep: int | float = 50, *, seed: int = 0
-) -> tuple[Series, Series]:
-    """``(given, target)``: ``keep`` random points of each sequence, to predict all of them.
-
-    The target is the series itself, as the error of the sinusoid benchmark is taken over all
-    points; use ``series.without(given)`` for the hidden ones alone.
-
-    Example:
-        >>> given, target = interpolation(irregular_sines(4), keep=50)
-        >>> given, target
-        (Series(N=4, T=100, D=1, observed 200 of 400 entries), Series(N=4, T=100, D=1, observed 400
-        of 400 entries))
-    """
-    return series.hide(keep, torch.Generator().manual_seed(seed)), series
-
-
-def extrapolation(series: Series, given: float = 0.5) -> tuple[Series, Series]:
-    """``(given, target)``: the first part of the shared time points observed, the rest to predict.
-
-    Args:
-        series: on a shared grid.
-        given: fraction of the time points, above 0 and below 1 (one half for the sinusoids, a third
-            for the hopper).
-
-    Example:
-        >>> first, rest = extrapolation(irregular_sines(4))
-        >>> first.mask[0].sum().item(), rest.mask[0].sum().item()
-        (50, 50)
-    """
-    count = int(given * series.length)
-    if not 0 < count < series.length or series.times.dim() != 1:
-        raise ValueError(
-            "given: expected a fraction that leaves at least one time point of a shared grid on "
-            f"both sides, got {given} of times {tuple(series.times.shape)}"
-        )
-    return series.split(float(series.times[count - 1]))

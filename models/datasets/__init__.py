@@ -1,0 +1,23 @@
+"""Data sets: simulated ones with a known truth, and the cuts that tasks make of any."""
+
+from __future__ import annotations
+
+from .balls import bouncing_balls
+from .digits import digit_images, rotating_digits
+from .hopper import hopper
+from .lotka_volterra import lotka_volterra
+from .sines import irregular_sines
+from .tasks import Scaling, extrapolation, interpolation, split
+
+__all__ = [
+    "Scaling",
+    "bouncing_balls",
+    "digit_images",
+    "extrapolation",
+    "hopper",
+    "interpolation",
+    "irregular_sines",
+    "lotka_volterra",
+    "rotating_digits",
+    "split",
+]
