@@ -19,6 +19,7 @@ from .overdamped import MALA, ULA, Barker
 from .posterior import anneal, anneal_twice, best_draw, chains
 from .predict import log_likelihood, log_score, posterior_predict, prior_draws
 from .ranks import LostRank, distributed
+from .readers import ConvolutionalReader
 from .refined_guide import RefinedGuide
 from .sgld import SGLD
 from .tempered import Tempered
@@ -32,6 +33,7 @@ __all__ = [
     "ULA",
     "Barker",
     "Calibration",
+    "ConvolutionalReader",
     "Diagnosis",
     "Draws",
     "EncoderGuide",

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from pyro_lebm.series import Series
 
+from .readers import ConvolutionalReader
+
 
 class Packed(NamedTuple):
     """The observed time points of each sequence, latest first, packed to the left.
@@ -67,7 +69,13 @@ class _Encoder(nn.Module):
     """What both encoders share: the check of the input, and the linear read-out."""
 
     def __init__(
-        self, observed: int, hidden: int, features: int, covariates: int, t0: float | None
+        self,
+        observed: int,
+        hidden: int,
+        features: int,
+        covariates: int,
+        t0: float | None,
+        reader: ConvolutionalReader | None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -79,7 +87,9 @@ class _Encoder(nn.Module):
             if value < least:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
         self.observed, self.covariates, self.features = observed, covariates, features
-        self.t0 = t0
+        self.t0, self.reader = t0, reader
+        seen = 2 * observed if reader is None else reader.features
+        self.inputs = seen + covariates  # of a time
         self.readout = nn.Linear(hidden, features)
 
     def pack(self, series: Series) -> Packed:
@@ -91,7 +101,11 @@ class _Encoder(nn.Module):
             )
         if channels != self.covariates:
             raise ValueError(f"series: expected {self.covariates} covariates, got {channels}")
-        return pack(series, t0=self.t0, like=self.readout.weight)
+        packed = pack(series, t0=self.t0, like=self.readout.weight)
+        if self.reader is None:
+            return packed
+        seen, known = packed.inputs.tensor_split([2 * self.observed], -1)
+        return packed._replace(inputs=torch.cat([self.reader(seen), known], -1))
 
     def _read(self, state: Tensor) -> Tensor:
         features: Tensor = self.readout(state)
@@ -114,6 +128,9 @@ class GRUEncoder(_Encoder):
         covariates: C, channels of ``series.covariates`` (0: none).
         t0: time of the latent state, in the units of ``series.times``; None takes the first
             time of each sequence.
+        reader: network from what is seen of a time, ``(..., 2 D)``, values and mask, to
+            ``reader.features`` numbers that the GRU is given in its place, such as a
+            `ConvolutionalReader` of frames.
 
     Raises:
         ValueError: if a size is too small, or a series with other channels is given.
@@ -132,9 +149,10 @@ class GRUEncoder(_Encoder):
         features: int,
         covariates: int = 0,
         t0: float | None = 0.0,
+        reader: ConvolutionalReader | None = None,
     ) -> None:
-        super().__init__(observed, hidden, features, covariates, t0)
-        self.gru = nn.GRU(2 * observed + covariates + 1, hidden)
+        super().__init__(observed, hidden, features, covariates, t0, reader)
+        self.gru = nn.GRU(self.inputs + 1, hidden)
 
     def forward(self, series: Series) -> Tensor:
         """Features of each sequence, ``(N, features)``."""
@@ -182,8 +200,9 @@ class ODERNNEncoder(_Encoder):
         t0: float | None = 0.0,
         substeps: int = 1,
         method: str = "rk4",
+        reader: ConvolutionalReader | None = None,
     ) -> None:
-        super().__init__(observed, hidden, features, covariates, t0)
+        super().__init__(observed, hidden, features, covariates, t0, reader)
         if field_hidden < 1:
             raise ValueError(f"field_hidden: expected at least 1, got {field_hidden}")
         if substeps < 1:
@@ -194,7 +213,7 @@ class ODERNNEncoder(_Encoder):
         self.field = nn.Sequential(
             nn.Linear(hidden, field_hidden), nn.Tanh(), nn.Linear(field_hidden, hidden)
         )
-        self.cell = nn.GRUCell(2 * observed + covariates, hidden)
+        self.cell = nn.GRUCell(self.inputs, hidden)
 
     def forward(self, series: Series) -> Tensor:
         """Features of each sequence, ``(N, features)``."""
