@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from pyro_lebm.inference.scores import (
+    bootstrap_interval,
+    classifier_auc,
     coverage,
     crps,
     interval,
@@ -111,6 +113,38 @@ def test_mmd_sees_the_spread_not_only_the_mean() -> None:
 def test_bandwidth_is_the_median_distance_of_different_sequences() -> None:
     assert median_bandwidth(torch.tensor([[0.0, 0.0], [3.0, 4.0]])) == pytest.approx(5.0)
     assert median_bandwidth(torch.tensor([[0.0], [1.0], [3.0], [7.0]])) == pytest.approx(3.5)
+
+
+def test_a_classifier_tells_what_is_apart() -> None:
+    torch.manual_seed(0)
+    n = 300
+    real, fresh, shifted = torch.randn(n, 4, 1), torch.randn(n, 4, 1), torch.randn(n, 4, 1) + 0.7
+    # five standard errors of the area where the two are alike
+    assert abs(classifier_auc(fresh, real) - 0.5) < 5 * math.sqrt(2 * n / (12 * n * n))
+    # the best classifier of two normals at distance 1.4 has area Phi(1.4 / sqrt 2) = .839
+    assert 0.75 < classifier_auc(shifted, real) < 0.839 + 5 * 0.5 / math.sqrt(n)
+    # no more than a bend of the same marginals
+    bent = fresh.clone()
+    bent[:, 1] = fresh[:, 0].abs() * fresh[:, 1].sign()
+    assert classifier_auc(bent, real) > 0.6
+    with pytest.raises(ValueError, match=r"y: expected sequences of shape \(4, 1\) as x"):
+        classifier_auc(real, fresh[:, :2])
+    with pytest.raises(ValueError, match="expected at least 5 sequences each"):
+        classifier_auc(real[:4], fresh)
+
+
+def test_bootstrap_is_near_student_t_where_pairs_are_many() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 400).double()
+    t, found = paired_interval(a, b), bootstrap_interval(a, b)
+    assert found.mean == pytest.approx(t.mean)
+    assert found.low == pytest.approx(t.low, abs=0.1 * (t.high - t.low))
+    assert found.high == pytest.approx(t.high, abs=0.1 * (t.high - t.low))
+    assert bootstrap_interval(a, b) == found
+    narrow = bootstrap_interval(a, b, level=0.5)
+    assert found.low < narrow.low < narrow.high < found.high
+    with pytest.raises(ValueError, match="level: expected a number in"):
+        bootstrap_interval(a, b, level=1.0)
 
 
 def test_paired_interval_is_student_t() -> None:

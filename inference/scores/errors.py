@@ -1,13 +1,10 @@
-"""Scores of predictions, of their uncertainty, and of generated sequences against real ones."""
+"""Errors of predictions, and how honest their spread is."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 import scoringrules
 import torch
-from scipy import stats
 from torch import Tensor
 
 
@@ -123,103 +120,6 @@ def coverage(draws: Tensor, truth: Tensor, level: float, mask: Tensor | None = N
     return float(((target >= low) & (target <= high)).double().mean())
 
 
-def median_bandwidth(real: Tensor) -> float:
-    """The median heuristic: the median distance between two different real sequences.
-
-    Args:
-        real: ``(n, ...)``, n >= 2; each sequence is flattened.
-
-    Raises:
-        ValueError: if there are fewer than two, or at least half of the pairs are equal.
-
-    Example:
-        >>> median_bandwidth(torch.tensor([[0.0], [1.0], [3.0]]))
-        2.0
-    """
-    points = _flattened("real", real)
-    if len(points) < 2:
-        raise ValueError(f"real: expected at least two sequences, got {len(points)}")
-    # numpy's median, since torch.quantile refuses more than 16 million numbers.
-    width = float(np.median(torch.nn.functional.pdist(points).numpy()))
-    if width == 0.0:
-        raise ValueError("real: expected sequences that differ, got a median distance of 0")
-    return width
-
-
-def mmd(x: Tensor, y: Tensor, bandwidth: float) -> float:
-    r"""Squared maximum mean discrepancy of two samples of sequences (Gretton et al. 2012).
-
-    .. math:: \frac{1}{n^2} \sum k(x_i, x_j) + \frac{1}{m^2} \sum k(y_i, y_j)
-        - \frac{2}{nm} \sum k(x_i, y_j), \qquad k(a, b) = e^{-\|a - b\|^2 / 2 h^2}
-
-    It is the V-statistic, never negative; between samples of one distribution it is about
-    (1/n + 1/m)(1 - E k), the floor to compare with.
-
-    Args:
-        x: ``(n, ...)``; each sequence is flattened.
-        y: ``(m, ...)``, of the same sequence shape.
-        bandwidth: h > 0, in the unit of a distance between sequences. Take
-            :func:`median_bandwidth` of real data and keep it for all that is compared.
-
-    Raises:
-        ValueError: if shapes disagree, a value is not finite, or the bandwidth is not positive.
-
-    Example:
-        >>> mmd(torch.zeros(2, 3), torch.zeros(4, 3), bandwidth=1.0)
-        0.0
-    """
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth: expected a positive number, got {bandwidth}")
-    first, second = _flattened("x", x), _flattened("y", y)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"y: expected sequences of shape {tuple(x.shape[1:])} as x, got {tuple(y.shape[1:])}"
-        )
-
-    def kernel(a: Tensor, b: Tensor) -> float:
-        return float(torch.exp(-torch.cdist(a, b).square() / (2 * bandwidth**2)).mean())
-
-    return max(kernel(first, first) + kernel(second, second) - 2 * kernel(first, second), 0.0)
-
-
-class Difference(NamedTuple):
-    """A mean difference and the ends of its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def paired_interval(a: Tensor, b: Tensor, level: float = 0.95) -> Difference:
-    r"""Mean of :math:`a_i - b_i` with Student's t interval, for results paired by seed or sequence.
-
-    .. math:: \bar d \pm t_{n-1, (1 + \text{level})/2} \, s_d / \sqrt{n}
-
-    Args:
-        a: ``(n,)`` results of one method, n >= 2.
-        b: ``(n,)`` results of the other, in the same order.
-        level: of the interval, in (0, 1).
-
-    Raises:
-        ValueError: if shapes disagree, there are fewer than two pairs, or the level is outside.
-
-    Example:
-        >>> paired_interval(torch.tensor([2.0, 3.0, 4.0]), torch.tensor([1.0, 2.0, 3.0])).mean
-        1.0
-    """
-    if a.shape != b.shape or a.dim() != 1 or len(a) < 2:
-        raise ValueError(
-            f"a, b: expected the same shape (n,) with n of at least 2, "
-            f"got {tuple(a.shape)} and {tuple(b.shape)}"
-        )
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level: expected a number in (0, 1), got {level}")
-    difference = (a.double() - b.double()).cpu()
-    mean = float(difference.mean())
-    half = float(stats.t.ppf((1 + level) / 2, len(a) - 1)) * float(difference.std()) / len(a) ** 0.5
-    return Difference(mean, mean - half, mean + half)
-
-
 def _counted(draws: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Draws ``(S, entries)`` and truth ``(entries,)`` of what counts, in double precision."""
     lead = draws.dim() - truth.dim()
@@ -242,11 +142,3 @@ def _counted(draws: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tensor,
         if not torch.isfinite(value).all():
             raise ValueError(f"{name}: expected finite numbers where they count, got NaN or inf")
     return sample, target
-
-
-def _flattened(name: str, value: Tensor) -> Tensor:
-    if value.dim() < 2 or 0 in value.shape:
-        raise ValueError(f"{name}: expected shape (n, ...), got {tuple(value.shape)}")
-    if not torch.isfinite(value).all():
-        raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
-    return value.detach().flatten(1).double().cpu()

@@ -1,0 +1,29 @@
+"""Scores: of predictions, of what is generated, of what is detected, of what latents mean."""
+
+from __future__ import annotations
+
+from .comparison import Difference, bootstrap_interval, paired_interval
+from .detection import Detection, detection, input_complexity
+from .disentanglement import block_r2, dci, mutual_information_gap, sap
+from .errors import coverage, crps, interval, mse
+from .generation import classifier_auc, median_bandwidth, mmd
+
+__all__ = [
+    "Detection",
+    "Difference",
+    "block_r2",
+    "bootstrap_interval",
+    "classifier_auc",
+    "coverage",
+    "crps",
+    "dci",
+    "detection",
+    "input_complexity",
+    "interval",
+    "median_bandwidth",
+    "mmd",
+    "mse",
+    "mutual_information_gap",
+    "paired_interval",
+    "sap",
+]
