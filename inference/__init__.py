@@ -7,6 +7,7 @@ from .diagnosis import Diagnosis, diagnose, nested_r_hat
 from .draws import Draws, PointEstimate
 from .encoder_guide import EncoderGuide
 from .encoders import GRUEncoder, ODERNNEncoder
+from .evidence import log_evidence
 from .export import to_arviz
 from .fit import fit
 from .fit_prior import fit_prior
@@ -15,6 +16,7 @@ from .history import History
 from .langevin_guide import LangevinGuide
 from .momentum import MALT, MCLMC, Underdamped
 from .numpyro_mcmc import NumPyroMCMC
+from .out_of_distribution import strangeness
 from .overdamped import MALA, ULA, Barker
 from .posterior import anneal, anneal_twice, best_draw, chains
 from .predict import log_likelihood, log_score, posterior_predict, prior_draws
@@ -58,10 +60,12 @@ __all__ = [
     "distributed",
     "fit",
     "fit_prior",
+    "log_evidence",
     "log_likelihood",
     "log_score",
     "nested_r_hat",
     "posterior_predict",
     "prior_draws",
+    "strangeness",
     "to_arviz",
 ]

@@ -1,0 +1,162 @@
+"""The marginal likelihood of sequences, normalised, from below and from above."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_lebm.ais import LogRatio, log_ratio
+from pyro_lebm.program import Program
+from pyro_lebm.series import Series
+from pyro_lebm.tilts import unnormalised
+
+from .draws import Draws
+from .guide import Guide
+from .posterior import anneal, check_plates
+
+PILOT = 32  # draws of the start on which the schedule is tuned
+SHRINK = 0.1  # share of the diagonal in the start's covariance
+
+
+def log_evidence(
+    guide: Guide,
+    series: Series,
+    *,
+    particles: int = 32,
+    repeats: int = 4,
+    rungs: int = 100,
+    moves: int = 1,
+    draws: Draws | None = None,
+    exact: bool = False,
+    inflation: float = 1.5,
+    batch_size: int = 50,
+    level: float = 0.95,
+    progress: bool = False,
+    **options: Any,
+) -> LogRatio:
+    r"""Estimate :math:`\log p(x_n)` of each sequence, all latents integrated out.
+
+    By annealed importance sampling (see `pyro_lebm.ais.log_ratio`) from a normal distribution, per
+    sequence, of the mean and the covariance of annealed posterior draws, its standard deviations
+    inflated: exact draws of it are had, and the way to :math:`p(x, z)` is short. The reverse way
+    starts at ``draws``: exact ones exist of sequences simulated from the model (the latents that
+    they were made from), otherwise other annealed ones serve, and give an estimate and no bound.
+
+    Args:
+        guide: any guide of the model; of it only the model is used.
+        series: N sequences.
+        particles: of a repeat, each way.
+        repeats: independent groups of particles.
+        rungs: temperatures; more of them make the gap smaller.
+        moves: Langevin steps at each.
+        draws: of the posterior, at least one per repeat, for the way back.
+        exact: whether those given are exact and independent: then ``upper`` is a bound.
+        inflation: factor on the standard deviations of the normal distribution.
+        batch_size: sequences at once, which bounds memory.
+        level: confidence of the bounds, for each sequence.
+        progress: show a bar for each batch.
+        options: of the annealing that finds the normal distributions, see `anneal`.
+
+    Returns:
+        log ratios of shape ``(N,)``, in nats.
+
+    Raises:
+        ValueError: for a prior whose log Z is not known (see `pyro_lebm.log_z`), ``exact`` without
+            draws, an inflation or batch size out of range, and as `log_ratio` and `anneal` do.
+    """
+    program = guide.program
+    check_plates(program)
+    if not inflation > 0 or batch_size < 1:
+        raise ValueError(
+            "inflation, batch_size: expected more than 0 and at least 1, got "
+            f"{inflation} and {batch_size}"
+        )
+    if exact and draws is None:
+        raise ValueError("draws: expected exact ones for exact=True, got None")
+    if lacking := unnormalised(program):
+        raise ValueError(
+            f"guide: expected a model whose priors' log Z is known, got none for "
+            f"{', '.join(lacking)}; estimate it with pyro_lebm.log_z(prior)"
+        )
+    settings = {"repeats": repeats, "rungs": rungs, "moves": moves, "exact": exact, "level": level}
+    parts = []
+    for rows in torch.arange(len(series), device=series.values.device).split(batch_size):
+        part = series[rows]
+        near = anneal(program, part, max(particles, 64), batch_size=batch_size, **options)
+        if draws is None:
+            back = anneal(program, part, particles, runs=repeats, batch_size=batch_size, **options)
+        else:
+            back = draws.select(rows)
+        parts.append(
+            _both_ways(
+                program.rebind(part, **program.kwargs),
+                _packed(program, near),
+                _packed(program, back),
+                particles * repeats,
+                inflation,
+                progress=progress,
+                **settings,
+            )
+        )
+    forward, backward = (
+        torch.cat(each, -1) for each in zip(*((p.forward, p.backward) for p in parts), strict=True)
+    )
+    return LogRatio(forward, backward, exact, level)
+
+
+def _packed(program: Program, draws: Draws) -> Tensor:
+    """Positions ``(draws, N, dim)``, whichever chain they are of."""
+    return program.pack({name: draws.flat(name) for name in draws.sites})
+
+
+def _both_ways(
+    program: Program, near: Tensor, back: Tensor, particles: int, inflation: float, **settings: Any
+) -> LogRatio:
+    """In coordinates in which the start is N(0, I)."""
+    normal = Normals.of(near, inflation)
+    dim, volume = near.shape[-1], normal.log_determinant
+
+    def path(y: Tensor) -> tuple[Tensor, Tensor]:
+        start = -0.5 * (y * y).sum(-1) - 0.5 * dim * math.log(2 * math.pi)
+        return start, program.log_density(normal.position(y)) + volume
+
+    def standard(n: int) -> Tensor:
+        return torch.randn(n, *near.shape[1:], dtype=near.dtype, device=near.device)
+
+    target = normal.white(back)[torch.randperm(len(back))]
+    return log_ratio(path, standard(particles), target, pilot=standard(PILOT), **settings)
+
+
+class Normals(NamedTuple):
+    """A normal distribution for each sequence: means ``(N, dim)``, factors ``(N, dim, dim)``."""
+
+    loc: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, draws: Tensor, inflation: float) -> Normals:
+        """Of the draws' moments, ``(n, N, dim)``, correlations shrunk, and inflated."""
+        loc = draws.mean(0)
+        centred = (draws - loc).double()
+        cov = torch.einsum("nsi,nsj->sij", centred, centred) / (len(draws) - 1)
+        alone = torch.diag_embed(torch.diagonal(cov, dim1=-2, dim2=-1).clamp(min=1e-12))
+        factor = torch.linalg.cholesky((1 - SHRINK) * cov + SHRINK * alone)
+        return cls(loc, (inflation * factor).to(draws))
+
+    @property
+    def log_determinant(self) -> Tensor:
+        """Of the factors, ``(N)``."""
+        return torch.diagonal(self.factor, dim1=-2, dim2=-1).log().sum(-1)
+
+    def position(self, y: Tensor) -> Tensor:
+        """``(*leading, N, dim)`` from where each is N(0, I)."""
+        return self.loc + torch.einsum("sij,...sj->...si", self.factor, y)
+
+    def white(self, z: Tensor) -> Tensor:
+        """The other way."""
+        gap = (z - self.loc).unsqueeze(-1)
+        found: Tensor = torch.linalg.solve_triangular(self.factor, gap, upper=False)
+        return found.squeeze(-1)

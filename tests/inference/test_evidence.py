@@ -1,0 +1,155 @@
+"""log p(x) of models in which it is known, and the scores that hang on it.
+
+Bounds are asked for at a level at which none of the sequences of a test misses once in a million.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+import straight_lines
+from pyro_lebm import EnergyBased, EnergyPrior, MLPEnergy, Series, log_z
+from pyro_lebm.inference import EncoderGuide, LangevinGuide, log_evidence, strangeness
+from pyro_lebm.inference.draws import Draws
+from pyro_lebm.models import LatentODE
+from straight_lines import Lines, lines
+
+SURE: dict[str, Any] = {"level": 1 - 1e-7, "particles": 32, "repeats": 8}
+
+
+def exact_draws(series: Series, n: int) -> Draws:
+    draws = straight_lines.posterior(series).sample(torch.Size((n,)))
+    return Draws({"z0": draws.unsqueeze(0)})
+
+
+def test_the_evidence_of_lines_lies_between_its_bounds() -> None:
+    series = lines(6, shared=False).hide(4)
+    guide = LangevinGuide(Lines(), series)
+    truth = straight_lines.evidence(series)
+    found = log_evidence(
+        guide, series, draws=exact_draws(series, 256), exact=True, batch_size=4, **SURE
+    )
+    assert found.estimate.shape == (6,)
+    assert bool((found.lower < truth).all()) and bool((truth < found.upper).all())
+    assert found.gap.abs().max() < 0.1
+    assert torch.allclose(found.estimate, truth, atol=0.1)
+    assert found.effective.min() > 0.3
+    # without exact draws, the same from annealed ones, and no bound above
+    estimated = log_evidence(guide, series, particles=32, repeats=8)
+    assert torch.allclose(estimated.reverse, truth, atol=0.3)
+    with pytest.raises(ValueError, match="upper: expected exact draws"):
+        _ = estimated.upper
+
+
+def test_draws_of_another_posterior_betray_themselves() -> None:
+    series = lines(3)
+    wrong = exact_draws(series, 256)
+    far = Draws({"z0": wrong["z0"] + 3.0})
+    guide = LangevinGuide(Lines(), series)
+    with pytest.warns(RuntimeWarning, match="take more rungs"):
+        found = log_evidence(guide, series, draws=far, exact=True, rungs=10, **SURE)
+    assert bool((found.gap.abs() > 1).all())
+
+
+class Tilted(PyroModule):
+    """z ~ N(0, 1) tilted to N(2, 1), x ~ N(z, 1): x ~ N(2, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = EnergyPrior(Slope(), base=1, num_chains=8)
+
+    def forward(self, series: Series) -> None:
+        with pyro.plate("sequences", series.total, subsample=series.index):
+            z = pyro.sample("z", self.prior())
+            x = dist.Normal(z.unsqueeze(-1), 1.0).mask(series.mask).to_event(2)
+            pyro.sample("x", x, obs=series.filled)
+
+
+class Slope(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return -self.slope * z.sum(-1)
+
+
+def test_the_constant_of_an_energy_is_in_it() -> None:
+    x = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    series, model = Series(torch.zeros(1), x[:, None, None]), Tilted()
+    guide = LangevinGuide(model, series)
+    with pytest.raises(ValueError, match=re.escape("got none for z; estimate it with")):
+        log_evidence(guide, series)
+    assert isinstance(model.prior(), EnergyBased)
+    assert abs(float(log_z(model.prior).estimate) - 2.0) < 0.05
+    truth = dist.Normal(2.0, math.sqrt(2.0)).log_prob(x)
+    found = log_evidence(guide, series, particles=32, repeats=8)
+    assert torch.allclose(found.estimate, truth, atol=0.15)
+
+    told = strangeness(guide, series, num_draws=64)
+    posterior = (x + 2) / 2
+    # five standard errors of a mean over 64 annealed draws, as if there were 20 of them
+    error = 5 * math.sqrt(0.5 / 20)
+    assert torch.allclose(told["energy"], -2 * posterior, atol=2 * error)
+    assert torch.allclose(told["evidence"], -truth, atol=0.2)
+    assert told["evidence"].argmax() == 3 == told["log joint"].argmax()
+    misfit = 0.5 * math.log(2 * math.pi) + 0.5 * ((x - posterior) ** 2 + 0.5)
+    assert torch.allclose(told["reconstruction"], misfit, atol=1.0)
+    prior = 0.5 * math.log(2 * math.pi) + 0.5 * ((posterior - 2) ** 2 + 0.5)
+    assert torch.allclose(told["prior"], prior, atol=1.0)
+
+
+def test_scores_that_hang_on_others() -> None:
+    torch.manual_seed(0)
+    series = Series(torch.linspace(0, 1, 5), torch.randn(4, 5, 1))
+    model = LatentODE(2, 1)
+    guide = EncoderGuide(model, series)
+    log_p, background = torch.arange(4.0), torch.tensor([3.0, 3.0, 3.0, 3.0])
+    told = strangeness(guide, series, num_draws=3, log_p=log_p, background=background)
+    assert "energy" not in told  # a Gaussian prior has none
+    assert torch.equal(told["evidence"], -log_p)
+    assert told["likelihood ratio"].tolist() == [3.0, 2.0, 1.0, 0.0]
+    assert bool((told["input complexity"] < told["evidence"]).all())
+    assert all(score.shape == (4,) and bool(score.isfinite().all()) for score in told.values())
+    with pytest.raises(ValueError, match=re.escape("log_p: expected shape (4,), got (3,)")):
+        strangeness(guide, series, log_p=torch.zeros(3))
+    with pytest.raises(ValueError, match=re.escape("background: expected shape (4,), got ()")):
+        strangeness(guide, series, log_p=log_p, background=torch.tensor(0.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inflation": 0.0}, "inflation, batch_size: expected more than 0 and at least 1, got 0.0"),
+        ({"batch_size": 0}, "got 1.5 and 0"),
+        ({"exact": True}, "draws: expected exact ones for exact=True, got None"),
+        ({"repeats": 1}, "repeats, rungs, moves: expected at least 2"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], message: str) -> None:
+    series = lines(2)
+    guide = LangevinGuide(Lines(), series)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        log_evidence(guide, series, **options)
+
+
+def test_an_energy_prior_s_constant_counts_once_a_sequence() -> None:
+    torch.manual_seed(0)
+    prior = EnergyPrior(MLPEnergy(2, (8,)), base=2, num_chains=8)
+    series = Series(torch.linspace(0, 1, 4), torch.randn(3, 4, 1))
+    model = LatentODE(2, 1, prior=prior)
+    guide = LangevinGuide(model, series)
+    prior.log_z = 0.0
+    first = log_evidence(guide, series, particles=16, repeats=4)
+    prior.log_z = 10.0
+    second = log_evidence(guide, series, particles=16, repeats=4)
+    assert torch.allclose(first.estimate - second.estimate, torch.full((3,), 10.0), atol=0.5)
