@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 
 import pyro
@@ -35,6 +36,7 @@ def fit(
     *,
     max_steps: int | None = None,
     max_seconds: float | None = None,
+    clock: Callable[[], float] = time.perf_counter,
     batch_size: int = 100,
     learning_rate: float = 3e-3,
     learning_rates: Mapping[str, float] | None = None,
@@ -87,6 +89,8 @@ def fit(
         series: the data.
         max_steps: stop after so many steps. At least one of this and `max_seconds` is needed.
         max_seconds: stop after so many seconds. The numbers then depend on the machine's speed.
+        clock: seconds from a point in the past; `time.process_time` counts those of a processor,
+            for a run beside other work.
         batch_size: sequences a step, over all ranks; each epoch visits every sequence once, in
             random order.
         learning_rate: Adam's, for parameters that no prefix below matches.
@@ -212,7 +216,7 @@ def fit(
     if validation is not None:
         early_stop = EarlyStop(model, guide, *validation, draws=validation_draws, patience=patience)
     with pyro.get_param_store().scope():
-        run = Training(model, guide, series, settings, elbo, early_stop, ranks)
+        run = Training(model, guide, series, settings, elbo, early_stop, ranks, clock)
         with run.modes():
             check_alike(run)
             begin_alike(run.both, ranks)

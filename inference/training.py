@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +47,7 @@ class Training:
         elbo: ELBO,
         early_stop: EarlyStop | None = None,
         ranks: Ranks | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.ranks = Ranks() if ranks is None else ranks
         self.settings, self.series, self.early_stop = settings, series, early_stop
@@ -55,7 +56,7 @@ class Training:
         self.device = series.values.device
         self.priors = {n: m for n, m in model.named_modules() if hasattr(m, "learning")}
         self.inner = {n: m for n, m in self.both.named_modules() if isinstance(m, InnerSteps)}
-        self.step, self.epoch = 0, -1
+        self.step, self.epoch, self.clock = 0, -1, clock
         self.set_clock(0.0)
         self.order = torch.empty(0, dtype=torch.long)
         self.position = 0
@@ -125,11 +126,11 @@ class Training:
     @property
     def seconds(self) -> float:
         """Time of training so far, that of the runs resumed included."""
-        return self._spent + time.perf_counter() - self._started
+        return self._spent + self.clock() - self._started
 
     def set_clock(self, seconds: float) -> None:
         """Let `seconds` be the time of training so far."""
-        self._spent, self._started = seconds, time.perf_counter()
+        self._spent, self._started = seconds, self.clock()
 
     def agree_on_progress(self) -> float:
         """How much of the run is done, in [0, 1]; all ranks together ask for rank 0's clock."""

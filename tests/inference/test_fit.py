@@ -186,6 +186,14 @@ def test_time_ends_a_run() -> None:
     assert history.column("learning_rate")[-1] < 0.5 * history.column("learning_rate")[0]
 
 
+def test_the_clock_may_be_another() -> None:
+    ticks = iter(range(1000))
+    history = fit(Linear(), Encoder(), data(), max_seconds=40, clock=lambda: next(ticks), **QUIET)
+    seconds = history.column("seconds").tolist()
+    assert seconds == sorted(seconds) and 35 < seconds[-1] <= 40
+    assert history.column("learning_rate")[-1] < 0.2 * history.column("learning_rate")[0]
+
+
 def test_the_bar_shows_loss_and_acceptance(capsys: pytest.CaptureFixture[str]) -> None:
     class Reporting(Encoder):
         def statistics(self) -> dict[str, float]:
