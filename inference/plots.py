@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_lebm.series import Series
 
 from .chain_plots import plot_chains, plot_convergence
+from .frame_plots import animate_frames, plot_frames, plot_latents
 from .panels import (
     CYCLE,
     INK,
@@ -34,11 +35,14 @@ from .rank_plots import plot_calibration
 from .scores import interval
 
 __all__ = [
+    "animate_frames",
     "plot_calibration",
     "plot_chains",
     "plot_convergence",
     "plot_energy",
+    "plot_frames",
     "plot_generated",
+    "plot_latents",
     "plot_sequences",
 ]
 
