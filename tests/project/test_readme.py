@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from statsmodels.datasets import co2
 
 from house import ROOT
 
@@ -31,6 +32,7 @@ def test_the_readme_has_python_blocks() -> None:
 
 @pytest.mark.parametrize("line", BLOCKS)
 def test_block_runs_as_written(line: str, tmp_path: Path) -> None:
+    co2.load_pandas().data.rename_axis("date").to_csv(tmp_path / "co2.csv")  # a reader's own data
     # Fed through stdin, so that not even the script itself lies in the folder.
     result = subprocess.run(
         [sys.executable, "-"],
