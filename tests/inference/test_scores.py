@@ -131,6 +131,19 @@ def test_a_classifier_tells_what_is_apart() -> None:
         classifier_auc(real, fresh[:, :2])
     with pytest.raises(ValueError, match="expected at least 5 sequences each"):
         classifier_auc(real[:4], fresh)
+    with pytest.raises(ValueError, match="components: expected at least 1"):
+        classifier_auc(real, fresh, components=0)
+
+
+def test_the_classifier_sees_no_more_than_the_components_it_is_shown() -> None:
+    n = 200
+    generator = torch.Generator().manual_seed(0)
+    real, other = (torch.randn(n, 3, generator=generator) * torch.tensor([9.0, 3, 1]) for _ in "ab")
+    other[:, 1] += 6  # of the second component
+    floor = 5 * math.sqrt(2 * n / (12 * n * n))  # five standard errors: false once in 10^6
+    assert abs(classifier_auc(real, other, components=1) - 0.5) < floor
+    # normal distributions two standard deviations apart: Phi(sqrt 2) = .92 at best
+    assert classifier_auc(real, other, components=2) > 0.8
 
 
 def test_bootstrap_is_near_student_t_where_pairs_are_many() -> None:
