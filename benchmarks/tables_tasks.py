@@ -1,0 +1,280 @@
+"""The tasks of the tables: their data, what is given of it, and the sizes of their models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_lebm.models import datasets
+from pyro_lebm.series import Series
+
+Protocol = Literal["interpolation", "extrapolation"]
+PROTOCOLS: tuple[Protocol, ...] = ("interpolation", "extrapolation")
+LEFT_OUT = (8, 9)  # digits that training never sees
+HOPPERS = 10_000  # sequences of the published data set, which its scaling is taken from
+
+
+@dataclass(frozen=True)
+class Data:
+    """Sequences to learn from and to be tested on, which no choice is made by.
+
+    Attributes:
+        train: whole sequences.
+        test: such as those, longer where they can go on.
+        strange: name -> sequences of another kind, to be told from the test ones.
+        outside: like ``test``, with properties beyond the training range, or None.
+        fresh: ``n -> (n, T, D)``, more sequences like the training ones.
+        static, moving: what is known of the first test sequences, by name: classes, or numbers;
+            what moves at the first time.
+    """
+
+    train: Series
+    test: Series
+    strange: dict[str, Series]
+    outside: Series | None
+    fresh: Callable[[int, int], Tensor]
+    static: dict[str, Tensor] = field(default_factory=dict)
+    moving: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def familiar(self) -> Series:
+        """The test sequences, as long as the training ones."""
+        return self.test.cut(float(self.train.times[-1]))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a scale decides: how much data and how large a model."""
+
+    train: int
+    latent: int
+    static: int
+    hidden: tuple[int, ...]  # of the field
+    emission: tuple[int, ...]
+    test: int = 100
+    scored: int = 32  # sequences whose log p(x) is estimated
+    particles: int = 32
+    draws: int = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: data by sizes, seed and whether it is for validation; what is given.
+
+    Attributes:
+        given: the shares of points given in interpolation, or of the given part of extrapolation.
+        few: a share of points that no encoder was shown in training, to be tested on too.
+        first: the share of time given in extrapolation.
+        seeds: by default.
+        small, full: sizes.
+        drives: whether static latents drive the field.
+        image: height and width of a frame, for videos.
+        tolerance: of the solver under trainings by Langevin alone; ten times it under others.
+    """
+
+    name: str
+    data: Callable[[Sizes, int, Protocol, bool], Data]
+    small: Sizes
+    full: Sizes
+    given: tuple[float, ...] = (0.5,)
+    few: float | None = None
+    first: float = 0.5
+    seeds: int = 3
+    drives: bool = False
+    image: tuple[int, int] | None = None
+    learning_rate: float = 1e-2
+    tolerance: float = 5e-3
+    same_data: bool = True  # in both protocols
+
+    def view(self, protocol: Protocol, series: Series) -> Series:
+        """What an encoder sees of training sequences: some random share of those that are given."""
+        share = self.given[int(torch.randint(len(self.given), ()))]
+        return self.cut(protocol, series, share, None)
+
+    def cut(
+        self, protocol: Protocol, series: Series, share: float, generator: torch.Generator | None
+    ) -> Series:
+        """What is given of sequences."""
+        if protocol == "extrapolation":
+            series, _ = datasets.extrapolation(series, self.first)
+            if self.given == (0.5,):
+                return series  # all of the first part
+        return series.hide(share, generator)
+
+
+def _seeds(seed: int, validation: bool) -> tuple[int, int]:
+    """Of training data, and of what is scored: another for choices than for tests."""
+    return 10 * seed + 1, 10 * seed + (2 if validation else 3)
+
+
+def sines(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Data:
+    """Irregular sinusoids; the test ones go on to three times the length on a regular grid."""
+    learned, scored = _seeds(seed, validation)
+    train = datasets.irregular_sines(sizes.train, seed=learned)
+    longer = torch.cat([train.times, torch.linspace(5.1, 15.0, 100)])
+    known = {"low": (0.2, 0.35), "high": (0.9, 1.2)}
+    strange = {
+        f"{name} frequencies": datasets.irregular_sines(
+            sizes.test, seed=scored + 4, times=train.times, frequency=range_
+        )
+        for name, range_ in known.items()
+    }
+    strange["square waves"] = datasets.irregular_sines(
+        sizes.test, seed=scored + 5, times=train.times, shape="square"
+    )
+    test, truth = datasets.irregular_sines(sizes.test, seed=scored, times=longer, truth=True)
+    return Data(
+        train,
+        test,
+        strange,
+        None,
+        lambda n, more: datasets.irregular_sines(n, seed=scored + more, times=train.times).values,
+        static=truth,
+    )
+
+
+def digits(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Data:
+    """Rotating digits of eight classes; the test ones turn three times."""
+    learned, scored = _seeds(seed, validation)
+    known = [c for c in range(10) if c not in LEFT_OUT]
+    part: Literal["validation", "test"] = "validation" if validation else "test"
+    train = datasets.rotating_digits(sizes.train, classes=known, seed=learned)
+    test, truth = datasets.rotating_digits(
+        sizes.test, frames=45, classes=known, split=part, seed=scored, truth=True
+    )
+    other = datasets.rotating_digits(
+        sizes.test, frames=45, classes=LEFT_OUT, split=part, seed=scored + 4
+    )
+    angle = truth["angle"][:, 0]
+    return Data(
+        train,
+        test,
+        {"digits left out": other.cut(float(train.times[-1]))},
+        other,
+        lambda n, more: (
+            datasets.rotating_digits(n, classes=known, split=part, seed=scored + more).values
+        ),
+        static={"class": truth["label"], "thickness": truth["thickness"]},
+        moving={"cos angle": angle.cos(), "sin angle": angle.sin()},
+    )
+
+
+def balls(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Data:
+    """Bouncing balls with friction; the test ones go on to three times the length."""
+    learned, scored = _seeds(seed, validation)
+    train = datasets.bouncing_balls(sizes.train, seed=learned)
+    test, truth = datasets.bouncing_balls(sizes.test, frames=60, seed=scored, truth=True)
+    place, velocity = truth["position"][:, 0], truth["velocity"][:, 0]
+    return Data(
+        train,
+        test,
+        {"gravity": datasets.bouncing_balls(sizes.test, gravity=0.1, seed=scored + 4)},
+        datasets.bouncing_balls(sizes.test, frames=60, friction=(0.02, 0.04), seed=scored + 4),
+        lambda n, more: datasets.bouncing_balls(n, seed=scored + more).values,
+        static={"friction": truth["friction"]},
+        moving={
+            "x": place[:, 0],
+            "y": place[:, 1],
+            "velocity x": velocity[:, 0],
+            "velocity y": velocity[:, 1],
+        },
+    )
+
+
+@cache
+def _hoppers(n: int, points: int, seed: int) -> Series:
+    return datasets.hopper(n, points=points, seed=seed, folder=Path("runs/hopper"))
+
+
+def hopper(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Data:
+    """The hopper in published units: windows of 100 points to interpolate, else all 200."""
+    learned, scored = _seeds(seed, validation)
+    whole = _hoppers(HOPPERS, 200, 0)
+    low, high = whole.values.amin((0, 1)), whole.values.amax((0, 1))
+    scaling = datasets.Scaling(low, high)  # as published, though the range would be high - low
+    parts = datasets.split(whole, (0.8, 0.1, 0.1), seed=seed)
+    train, test = parts[0][torch.arange(sizes.train)], parts[1 if validation else 2]
+    fresh = test[torch.arange(sizes.test, len(test))]
+    test = test[torch.arange(sizes.test)]
+    if protocol == "extrapolation":
+        longer = _hoppers(sizes.test, 600, scored)
+        cut = [scaling.apply(each) for each in (train, longer, fresh)]
+    else:
+        cut = [
+            _windows(scaling.apply(each), 100, seed)
+            for seed, each in enumerate((train, test, fresh), learned)
+        ]
+    train, test, fresh = cut
+    # the same states in reverse order, velocities turned round
+    seen = test.cut(float(train.times[-1]))
+    velocity = torch.cat([torch.ones(7), -torch.ones(7)])
+    zero = (0 - low) / high  # of a velocity, in these units
+    back = zero + (seen.values.flip(1) - zero) * velocity
+    back = torch.where(velocity > 0, seen.values.flip(1), back)
+    return Data(
+        train,
+        test,
+        {"time reversed": Series(seen.times, back)},
+        None,
+        lambda n, more: fresh.values[torch.arange(n) + (more - MORE[0]) // 1000 * n],
+    )
+
+
+MORE = (5000, 6000)  # seeds of fresh data, and of other fresh data
+
+
+def _windows(series: Series, length: int, seed: int) -> Series:
+    """A window of each sequence, from a random point on; times from 0."""
+    generator = torch.Generator().manual_seed(seed)
+    begin = torch.randint(series.length - length + 1, (len(series), 1), generator=generator)
+    rows = torch.arange(len(series)).unsqueeze(-1)
+    return Series(series.times[:length], series.values[rows, begin + torch.arange(length)])
+
+
+_SINES = Sizes(400, latent=10, static=0, hidden=(100,), emission=(100,))
+_DIGITS = Sizes(600, latent=4, static=8, hidden=(50,), emission=(200,), particles=16)
+_BALLS = Sizes(
+    500, latent=8, static=2, hidden=(100,), emission=(200,), test=64, particles=8, draws=10
+)
+_HOPPER = Sizes(1000, latent=15, static=0, hidden=(100, 100), emission=(100,), test=64, draws=10)
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("sines", sines, _SINES, replace(_SINES, train=800, test=200), few=0.05, seeds=5),
+        Task(
+            "digits",
+            digits,
+            _DIGITS,
+            replace(_DIGITS, train=860, emission=(400,)),
+            few=0.125,
+            seeds=5,
+            tolerance=1e-2,
+        ),
+        Task(
+            "balls",
+            balls,
+            _BALLS,
+            replace(_BALLS, train=1000, test=100, emission=(400,)),
+            few=0.15,
+            drives=True,
+            image=(28, 28),
+            tolerance=1e-2,
+        ),
+        Task(
+            "hopper",
+            hopper,
+            _HOPPER,
+            replace(_HOPPER, train=8000, test=500, hidden=(300, 300, 300), emission=(300,) * 3),
+            given=(0.1, 0.2, 0.3, 0.5),
+            first=1 / 3,
+            same_data=False,
+        ),
+    )
+}
