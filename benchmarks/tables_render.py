@@ -1,0 +1,310 @@
+"""The tables as text: means over seeds, 95 % intervals, paired differences."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import stats
+
+from pyro_lebm.inference.scores import bootstrap_interval, paired_interval
+
+ROWS = (
+    "latent_ode",
+    "latent_ode_whole",
+    "latent_ode_refined",
+    "latent_ode_langevin",
+    "ode_lebm_encoder",
+    "ode_lebm_refined",
+    "ode_lebm_langevin",
+    "ode_lebm_short_run",
+)
+PAIRS = (
+    ("ode_lebm_refined", "latent_ode"),
+    ("ode_lebm_encoder", "latent_ode"),
+    ("ode_lebm_refined", "latent_ode_refined"),
+    ("ode_lebm_langevin", "latent_ode_langevin"),
+)
+# test MSE x 100 of Rubanova et al. 2019, table of the hopper, by share of points observed
+PUBLISHED = {
+    "interpolation": {
+        "latent ODE (ODE encoder), published": (0.360, 0.295, 0.300, 0.285),
+        "latent ODE (RNN encoder), published": (2.477, 0.578, 2.768, 0.447),
+    },
+    "extrapolation": {
+        "latent ODE (ODE encoder), published": (1.441, 1.400, 1.175, 1.258),
+        "latent ODE (RNN encoder), published": (1.663, 1.653, 1.485, 1.377),
+    },
+}
+SHARES = (0.1, 0.2, 0.3, 0.5)
+
+Report = dict[str, Any]
+Get = Callable[[dict[str, Any]], float | None]
+
+
+def render_all(results: Path, tables: Path) -> None:
+    """Every result into its section of the file, between its marks; new ones at the end."""
+    text = tables.read_text() if tables.exists() else "# Results\n"
+    for path in sorted(results.glob("*.json")):
+        begin, end = (f"<!-- {side} {path.stem} -->" for side in ("begin", "end"))
+        section = f"{begin}\n{render(json.loads(path.read_text()))}\n{end}"
+        if begin in text and end in text:
+            before, _, rest = text.partition(begin)
+            text = before + section + rest.partition(end)[2]
+        else:
+            text = f"{text.rstrip()}\n\n{section}\n"
+    tables.write_text(text)
+
+
+def render(report: Report) -> str:
+    """One task under one protocol."""
+    about, seeds = report["about"], report["seeds"]
+    rows = {
+        name: [each[name] for each in seeds.values() if name in each]
+        for name in ROWS
+        if any(name in each for each in seeds.values())
+    }
+    command = f"python benchmarks/tables.py {about['task']} --protocol {about['protocol']}"
+    command += "" if about["scale"] == "small" else f" --scale {about['scale']}"
+    head = (
+        f"## {about['task'].capitalize()}, {about['protocol']}: `{command}`\n\n"
+        f"{len(seeds)} seeds, {about['seconds']:g} s of a processor a row, {about['scale']} sizes, "
+        f"encoder {about['encoder']}, emission {about['emission']}, learning rate "
+        f"{about['learning_rate']:g}; {about['hardware']}, torch {about['torch']}, commit "
+        f"{about['commit']}. Mean over seeds with the half-width of its 95 % t interval."
+    )
+    return "\n\n".join([head, *_sections(rows, about)])
+
+
+def _sections(rows: dict[str, list[Any]], about: Report) -> Iterator[str]:
+    yield _errors(rows, about)
+    if about["protocol"] == "interpolation":
+        yield _models(rows)
+        yield from _strange(rows)
+        yield from _meaning(rows)
+    yield _chains(rows)
+    yield _differences(rows)
+
+
+# Sections
+
+
+def _errors(rows: dict[str, list[Any]], about: Report) -> str:
+    shares = [key for key in next(iter(rows.values()))[0] if key.startswith("errors ")]
+    told: list[list[str]] = []
+    if len(shares) > 1:
+        title = "Mean squared error x 100, in published units, by share of points observed."
+        head = ["row", *(f"{float(key.split()[1]):.0%}" for key in shares), *COST]
+        for name, seeds in rows.items():
+            scores = [_told(seeds, _at(key, "mse"), 100) for key in shares]
+            told.append([name, *scores, *_cost(seeds)])
+        for name, figures in PUBLISHED[about["protocol"]].items():
+            told.append([name, *(f"{x:.3f}" for x in figures), *[""] * len(COST)])
+        return f"{title}\n\n{_table(head, told)}"
+    names = {
+        "mse": "MSE",
+        "mse_hidden": "hidden points",
+        "mse_few": "few points given",
+        "mse_beyond": "to three times the length",
+        "outside_mse": "outside the training range",
+        "crps": "CRPS",
+    }
+    present = [n for n in names if any(s[shares[0]].get(n) is not None for s in _all(rows))]
+    for name, seeds in rows.items():
+        scores = [_told(seeds, _at(shares[0], n)) for n in present]
+        told.append([name, *scores, *_cost(seeds)])
+    title = "Mean squared errors of the posterior mean, by each row's own inference."
+    return f"{title}\n\n{_table(['row', *(names[n] for n in present), *COST], told)}"
+
+
+COST = ("processor s", "wall s", "iterations")
+
+
+def _cost(seeds: list[Any]) -> list[str]:
+    return [
+        f"{_mean(_values(seeds, _at(key))):.0f}" for key in ("cpu_seconds", "seconds", "iterations")
+    ]
+
+
+def _models(rows: dict[str, list[Any]]) -> str:
+    head = [
+        "row", "sd(E)", "mean slope of E", "log Z forward", "reverse", "gap", "log p(x)",
+        "gap of log p(x)", "without E", "MMD", "without E", "AUC", "without E",
+    ]  # fmt: skip
+    told = []
+    for name, seeds in rows.items():
+        if "generation" not in seeds[0]:
+            continue
+        note = " (Gaussian in effect)" if all(s.get("gaussian_in_effect") for s in seeds) else ""
+        gets: list[Get] = [
+            _at("energy_sd"),
+            _at("energy_slope"),
+            *(_at("log_z", side) for side in ("forward", "reverse", "gap")),
+            _of("evidence", "estimate"),
+            _at("evidence", "gap"),
+            _of("evidence", "base"),
+            *(_at("generation", f"{s}_{x}") for s in ("mmd", "auc") for x in ("drawn", "base")),
+        ]
+        told.append([name + note, *(_told(seeds, get) for get in gets)])
+    some = next(iter(rows.values()))
+    floors = " and ".join(_told(some, _at("generation", f"{s}_floor")) for s in ("mmd", "auc"))
+    return (
+        "The models themselves. log Z from both sides; log p(x) in nats a number observed, of test "
+        "sequences, and the median gap between its two estimates in nats a sequence; MMD and "
+        "classifier AUC of unconditional sequences against fresh data "
+        f"(real against real: {floors}).\n\n" + _table(head, told)
+    )
+
+
+def _strange(rows: dict[str, list[Any]]) -> Iterator[str]:
+    first = next(iter(rows.values()))[0]["strange"]
+    for kind in first:
+        names = list(dict.fromkeys(n for s in _all(rows) for n in s["strange"][kind]))
+        told = [
+            [name, *(_detected(seeds, kind, score) for score in names)]
+            for name, seeds in rows.items()
+        ]
+        title = f"Told apart: {kind}. AUROC / AUPRC / FPR95, means over seeds."
+        yield f"{title}\n\n{_table(['row', *names], told)}"
+
+
+def _detected(seeds: list[Any], kind: str, score: str) -> str:
+    parts = [_values(seeds, _at("strange", kind, score, k)) for k in range(3)]
+    return " / ".join(f"{_mean(p):.2f}" for p in parts) if parts[0] else ""
+
+
+def _meaning(rows: dict[str, list[Any]]) -> Iterator[str]:
+    known = {name: seeds for name, seeds in rows.items() if "meaning" in seeds[0]}
+    if not known:
+        return
+    told, blocks = [], []
+    for name, seeds in known.items():
+        kinds = ("disentanglement", "completeness", "informativeness")
+        gets = [_at("meaning", k) for k in ("mig", "sap")]
+        gets += [_at("meaning", "dci", k) for k in kinds]
+        told.append([name, *(_told(seeds, get) for get in gets)])
+        factors = list(next(iter(seeds[0]["meaning"]["blocks"].values())))
+        for block in seeds[0]["meaning"]["blocks"]:
+            scores = [_told(seeds, _at("meaning", "blocks", block, f)) for f in factors]
+            blocks.append([name, block, *scores])
+    head = ["row", "MIG", "SAP", "DCI disentanglement", "completeness", "informativeness"]
+    yield f"What latents mean.\n\n{_table(head, told)}"
+    yield (
+        "How well each block of latents predicts each factor (R^2; of a class, accuracy over "
+        f"guessing): what a static block knows of what moves is leakage.\n\n"
+        f"{_table(['row', 'latents', *factors], blocks)}"
+    )
+
+
+def _chains(rows: dict[str, list[Any]]) -> str:
+    told = []
+    for name, seeds in rows.items():
+        for which in seeds[0].get("chains", ()):
+            gets = [
+                _at("chains", which, k)
+                for k in ("r_hat", "ess_bulk", "ess_tail", "draws", "autocorrelation_time")
+            ]
+            told.append([name, which, *(_told(seeds, get) for get in gets)])
+    head = ["row", "chains", "worst R-hat", "bulk ESS", "tail ESS", "draws", "autocorrelation time"]
+    return (
+        "Chains: long ones from scattered starts, and those of the training, which are short by "
+        f"design (the worst over latents, and over four sequences).\n\n{_table(head, told)}"
+    )
+
+
+def _differences(rows: dict[str, list[Any]]) -> str:
+    shares = [key for key in next(iter(rows.values()))[0] if key.startswith("errors ")]
+    figures: dict[str, Get] = {}
+    for key in shares:
+        label = "" if len(shares) == 1 else f" at {float(key.split()[1]):.0%}"
+        figures[f"MSE{label}"] = _at(key, "mse")
+    if len(shares) == 1:
+        figures["MSE, few points given"] = _at(shares[0], "mse_few")
+        figures["MSE to three times the length"] = _at(shares[0], "mse_beyond")
+        figures["MSE outside the training range"] = _at(shares[0], "outside_mse")
+    figures |= {
+        "MMD": _at("generation", "mmd_drawn"),
+        "AUC": _at("generation", "auc_drawn"),
+        "log p(x)": _of("evidence", "estimate"),
+    }
+    told = []
+    for a, b in PAIRS:
+        for label, get in figures.items():
+            if a not in rows or b not in rows or len(rows[a]) < 2:
+                continue
+            x, y = _values(rows[a], get), _values(rows[b], get)
+            if len(x) != len(y) or len(x) < 2:
+                continue
+            pair = torch.tensor(x, dtype=torch.double), torch.tensor(y, dtype=torch.double)
+            t, resampled = paired_interval(*pair), bootstrap_interval(*pair)
+            ends = [f"[{_short(e.low)}, {_short(e.high)}]" for e in (resampled, t)]
+            told.append([f"{a} - {b}", label, _short(t.mean), *ends])
+    if not told:
+        return "Paired differences take two seeds or more."
+    head = ["difference", "of", "mean", "95 % bootstrap", "95 % t"]
+    return (
+        "Differences, paired by seed. With so few seeds the bootstrap's interval is too narrow, "
+        f"the t interval the safer one.\n\n{_table(head, told)}"
+    )
+
+
+# Figures
+
+
+def _all(rows: dict[str, list[Any]]) -> Iterator[Any]:
+    for seeds in rows.values():
+        yield from seeds
+
+
+def _at(*keys: str | int) -> Get:
+    def get(row: Any) -> float | None:
+        for key in keys:
+            if isinstance(row, dict) and key not in row:
+                return None
+            row = row[key]
+        return row  # type: ignore[no-any-return]
+
+    return get
+
+
+def _of(*keys: str) -> Get:
+    """The mean over sequences."""
+
+    def get(row: Any) -> float | None:
+        found: Any = _at(*keys)(row)
+        return None if found is None else sum(found) / len(found)
+
+    return get
+
+
+def _values(seeds: list[Any], get: Get) -> list[float]:
+    return [float(x) for seed in seeds if (x := get(seed)) is not None]
+
+
+def _mean(x: Sequence[float]) -> float:
+    return sum(x) / len(x) if x else math.nan
+
+
+def _told(seeds: list[Any], get: Get, factor: float = 1.0) -> str:
+    x = [factor * value for value in _values(seeds, get)]
+    if not x:
+        return ""
+    if len(x) == 1:
+        return _short(x[0])
+    half = float(stats.t.ppf(0.975, len(x) - 1)) * float(torch.tensor(x).double().std())
+    return f"{_short(_mean(x))} ± {_short(half / math.sqrt(len(x)))}"
+
+
+def _short(x: float) -> str:
+    if not math.isfinite(x):
+        return "-"
+    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

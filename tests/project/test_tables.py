@@ -1,0 +1,97 @@
+"""The tables: a task at sizes whose figures mean nothing, taken up again, and what is rendered."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from house import ROOT
+
+sys.path.append(str(ROOT / "benchmarks"))
+from tables_render import render, render_all
+
+ROWS = {
+    "latent_ode",
+    "latent_ode_refined",
+    "latent_ode_langevin",
+    "ode_lebm_encoder",
+    "ode_lebm_refined",
+    "ode_lebm_langevin",
+}
+SECONDS = "0.5"
+
+
+def run(*arguments: str, folder: Path) -> str:
+    command = [sys.executable, str(ROOT / "benchmarks/tables.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    logs = [path.read_text()[-1500:] for path in folder.rglob("*.log")]
+    assert done.returncode == 0, f"{done.stderr[-1500:]}\n{logs}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("tables")
+    options = ["--quick", "--seconds", SECONDS, "--groups", "encoder", "langevin"]
+    options += ["--protocol", "interpolation"]
+    run("digits", *options, "--json", "f.json", folder=folder)
+    found: dict[str, Any] = json.loads((folder / "f_interpolation.json").read_text())
+    # finished trainings and scores are read, in which time nothing could be trained
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("runs/**/*_interpolation.json")}
+    run("digits", *options, "--json", "again.json", folder=folder)
+    assert before and before == {p: p.stat().st_mtime_ns for p in before}
+    again = json.loads((folder / "again_interpolation.json").read_text())
+    assert again["seeds"] == found["seeds"]
+    return found, folder
+
+
+def test_pairs_had_the_same_seconds_and_every_row_its_scores(report: Any) -> None:
+    rows = report[0]["seeds"]["0"]
+    assert set(rows) == ROWS
+    for name, row in rows.items():
+        energy = name.startswith("ode_lebm")
+        assert ("energy_sd" in row) == ("log_z" in row) == energy
+        assert float(SECONDS) <= row["cpu_seconds"] < float(SECONDS) + 8  # a step at each end
+        assert row["errors 0.5"]["mse_hidden"] > 0 and len(row["errors 0.5"]["each"]) == 12
+        assert (
+            row["errors 0.5"]["mse_beyond"] > 0
+            and row["errors 0.5"]["outside_mse"] > 0 < row["errors 0.5"]["mse_few"]
+        )
+        assert {"mmd_drawn", "auc_drawn", "mmd_floor"} <= set(row["generation"])
+        assert ("base" in row["evidence"]) == ("mmd_base" in row["generation"]) == energy
+        told = row["strange"]["digits left out"]
+        assert {"log joint", "evidence", "reconstruction", "input complexity"} <= set(told)
+        assert ("energy" in told) == energy
+        assert set(row["meaning"]["blocks"]) == {"static", "dynamic"}
+        assert "posterior" in row["chains"] and ("prior" in row["chains"]) == energy
+
+
+def test_what_is_rendered_stands_between_its_marks(report: Any, tmp_path: Path) -> None:
+    results, tables = tmp_path / "results", tmp_path / "RESULTS.md"
+    results.mkdir()
+    tables.write_text("# Results\n\nBefore.\n")
+    content = dict(report[0])
+    content["seeds"] = {"0": content["seeds"]["0"], "1": content["seeds"]["0"]}
+    (results / "digits_interpolation_small.json").write_text(json.dumps(content))
+    render_all(results, tables)
+    first = tables.read_text()
+    assert first.startswith("# Results\n\nBefore.\n") and "ode_lebm_refined" in first
+    tables.write_text(first + "\nAfter.\n")
+    content["seeds"]["0"]["latent_ode"]["errors 0.5"]["mse"] = 98765.0
+    (results / "digits_interpolation_small.json").write_text(json.dumps(content))
+    render_all(results, tables)
+    again = tables.read_text()
+    assert again.endswith("\nAfter.\n") and again.count("begin digits_interpolation") == 1
+    assert "98765" in again and "98765" not in first
+
+
+def test_a_table_has_as_many_cells_in_each_line(report: Any) -> None:
+    text = render(report[0])
+    for table in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in table.strip().splitlines()}) == 1
