@@ -34,7 +34,9 @@ class EncoderGuide(Guide):
         series: the training data.
         encoder: module ``Series -> (N, 2 * dim)``; default a backward `GRUEncoder`.
         view: what the encoder may see of a training sequence, such as its first half where later
-            sequences are to be forecast; default everything observed. New sequences are seen whole.
+            sequences are to be forecast; default everything observed. Under ``horizon_warmup`` it
+            is given their beginnings, so that it should ask for shares of them rather than numbers.
+            New sequences are seen whole.
 
     Raises:
         ValueError: for latent sites outside one plate of sequences, or an encoder that returns
