@@ -77,10 +77,11 @@ def latent_ode(
     static = options.pop("static", sizes.static)
     latent = sizes.latent + sizes.static - static
     drives = task.drives and static > 0
-    observed = task.image[0] * task.image[1] if task.image else _observed(cell.task)
+    observed = task.observed
     network = None
     if cell.emission == "conv" and task.image is not None:
         network = Deconvolution(static + latent, task.image)
+    options |= {"activation": "relu"} if task.pixels else {}  # edges are sharp
     emission = GaussianEmission(
         static + latent, observed, sizes.emission, network=network, **options
     )
@@ -94,10 +95,6 @@ def latent_ode(
         emission=emission,
         tolerance=task.tolerance * (1 if fine else 10),
     ).to(cell.device)
-
-
-def _observed(task: str) -> int:
-    return {"sines": 1, "digits": 100, "hopper": 14}[task]
 
 
 def encoder_guide(cell: Cell, model: LatentODE, data: Data) -> EncoderGuide:

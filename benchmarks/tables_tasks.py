@@ -17,6 +17,8 @@ from pyro_lebm.series import Series
 Protocol = Literal["interpolation", "extrapolation"]
 PROTOCOLS: tuple[Protocol, ...] = ("interpolation", "extrapolation")
 LEFT_OUT = (8, 9)  # digits that training never sees
+MORE = (5000, 6000)  # seeds of fresh data, and of other fresh data
+FRESH = 500  # at most, of each
 HOPPERS = 10_000  # sequences of the published data set, which its scaling is taken from
 
 
@@ -29,7 +31,7 @@ class Data:
         test: such as those, longer where they can go on.
         strange: name -> sequences of another kind, to be told from the test ones.
         outside: like ``test``, with properties beyond the training range, or None.
-        fresh: ``n -> (n, T, D)``, more sequences like the training ones.
+        fresh: ``(n, more) -> (n, T, D)``, others like the training ones; ``more`` is of `MORE`.
         static, moving: what is known of the first test sequences, by name: classes, or numbers;
             what moves at the first time.
     """
@@ -73,8 +75,11 @@ class Task:
         first: the share of time given in extrapolation.
         seeds: by default.
         small, full: sizes.
+        observed: numbers at a time.
+        pixels: whether they are those of an image.
+        image: its height and width, where an encoder is to read it by convolutions.
         drives: whether static latents drive the field.
-        image: height and width of a frame, for videos.
+        horizon: share of the training over which sequences are learned from their beginnings.
         tolerance: of the solver under trainings by Langevin alone; ten times it under others.
     """
 
@@ -82,12 +87,15 @@ class Task:
     data: Callable[[Sizes, int, Protocol, bool], Data]
     small: Sizes
     full: Sizes
+    observed: int
     given: tuple[float, ...] = (0.5,)
     few: float | None = None
     first: float = 0.5
     seeds: int = 3
-    drives: bool = False
+    pixels: bool = False
     image: tuple[int, int] | None = None
+    drives: bool = False
+    horizon: float = 0.4
     learning_rate: float = 1e-2
     tolerance: float = 5e-3
     same_data: bool = True  # in both protocols
@@ -199,16 +207,17 @@ def hopper(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Dat
     low, high = whole.values.amin((0, 1)), whole.values.amax((0, 1))
     scaling = datasets.Scaling(low, high)  # as published, though the range would be high - low
     parts = datasets.split(whole, (0.8, 0.1, 0.1), seed=seed)
-    train, test = parts[0][torch.arange(sizes.train)], parts[1 if validation else 2]
-    fresh = test[torch.arange(sizes.test, len(test))]
-    test = test[torch.arange(sizes.test)]
+    other, scored_part = parts[1:] if not validation else (parts[2], parts[1])
+    train, test = parts[0][torch.arange(sizes.train)], scored_part[torch.arange(sizes.test)]
+    rest = (parts[0].values[sizes.train :], scored_part.values[sizes.test :], other.values)
+    fresh = Series(whole.times, torch.cat(rest)[: 2 * FRESH])
     if protocol == "extrapolation":
         longer = _hoppers(sizes.test, 600, scored)
         cut = [scaling.apply(each) for each in (train, longer, fresh)]
     else:
         cut = [
             _windows(scaling.apply(each), 100, seed)
-            for seed, each in enumerate((train, test, fresh), learned)
+            for seed, each in enumerate((train, test, fresh), 1000 * learned)
         ]
     train, test, fresh = cut
     # the same states in reverse order, velocities turned round
@@ -222,11 +231,8 @@ def hopper(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Dat
         test,
         {"time reversed": Series(seen.times, back)},
         None,
-        lambda n, more: fresh.values[torch.arange(n) + (more - MORE[0]) // 1000 * n],
+        lambda n, more: fresh.values[MORE.index(more) * FRESH :][:n],
     )
-
-
-MORE = (5000, 6000)  # seeds of fresh data, and of other fresh data
 
 
 def _windows(series: Series, length: int, seed: int) -> Series:
@@ -247,12 +253,16 @@ _HOPPER = Sizes(1000, latent=15, static=0, hidden=(100, 100), emission=(100,), t
 TASKS = {
     task.name: task
     for task in (
-        Task("sines", sines, _SINES, replace(_SINES, train=800, test=200), few=0.05, seeds=5),
+        Task("sines", sines, _SINES, replace(_SINES, train=800, test=200), 1, few=0.05, seeds=5),
         Task(
             "digits",
             digits,
             _DIGITS,
             replace(_DIGITS, train=860, emission=(400,)),
+            observed=100,
+            pixels=True,
+            learning_rate=3e-3,
+            horizon=0.0,
             few=0.125,
             seeds=5,
             tolerance=1e-2,
@@ -262,6 +272,10 @@ TASKS = {
             balls,
             _BALLS,
             replace(_BALLS, train=1000, test=100, emission=(400,)),
+            observed=784,
+            pixels=True,
+            learning_rate=3e-3,
+            horizon=0.0,
             few=0.15,
             drives=True,
             image=(28, 28),
@@ -272,6 +286,8 @@ TASKS = {
             hopper,
             _HOPPER,
             replace(_HOPPER, train=8000, test=500, hidden=(300, 300, 300), emission=(300,) * 3),
+            observed=14,
+            learning_rate=3e-3,
             given=(0.1, 0.2, 0.3, 0.5),
             first=1 / 3,
             same_data=False,

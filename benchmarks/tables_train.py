@@ -114,7 +114,7 @@ def _elbo(watch: Watch, cell: Cell, model: LatentODE, guide: EncoderGuide, data:
         max_seconds=STEM * cell.seconds,
         learning_rate=cell.learning_rate,
         kl_warmup=0.1,
-        horizon_warmup=0.4,
+        horizon_warmup=cell.of.horizon,
         final_rate=FLOOR,
         seed=cell.seed,
         **_common(),
