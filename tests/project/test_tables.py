@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from house import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -35,9 +33,15 @@ def run(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    folder = tmp_path_factory.mktemp("tables")
+def test_a_task_is_scored_taken_up_again_and_rendered(tmp_path: Path) -> None:
+    # one test: what it takes a minute to make is made once, however many processes test
+    report = made(tmp_path)
+    check_pairs_had_the_same_seconds_and_every_row_its_scores(report)
+    check_a_table_has_as_many_cells_in_each_line(report)
+    check_what_is_rendered_stands_between_its_marks(report, tmp_path)
+
+
+def made(folder: Path) -> dict[str, Any]:
     options = ["--quick", "--seconds", SECONDS, "--groups", "encoder", "langevin"]
     options += ["--protocol", "interpolation"]
     run("digits", *options, "--json", "f.json", folder=folder)
@@ -48,11 +52,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pa
     assert before and before == {p: p.stat().st_mtime_ns for p in before}
     again = json.loads((folder / "again_interpolation.json").read_text())
     assert again["seeds"] == found["seeds"]
-    return found, folder
+    return found
 
 
-def test_pairs_had_the_same_seconds_and_every_row_its_scores(report: Any) -> None:
-    rows = report[0]["seeds"]["0"]
+def check_pairs_had_the_same_seconds_and_every_row_its_scores(report: dict[str, Any]) -> None:
+    rows = report["seeds"]["0"]
     assert set(rows) == ROWS
     for name, row in rows.items():
         energy = name.startswith("ode_lebm")
@@ -72,11 +76,11 @@ def test_pairs_had_the_same_seconds_and_every_row_its_scores(report: Any) -> Non
         assert "posterior" in row["chains"] and ("prior" in row["chains"]) == energy
 
 
-def test_what_is_rendered_stands_between_its_marks(report: Any, tmp_path: Path) -> None:
+def check_what_is_rendered_stands_between_its_marks(report: dict[str, Any], tmp_path: Path) -> None:
     results, tables = tmp_path / "results", tmp_path / "RESULTS.md"
     results.mkdir()
     tables.write_text("# Results\n\nBefore.\n")
-    content = dict(report[0])
+    content = dict(report)
     content["seeds"] = {"0": content["seeds"]["0"], "1": content["seeds"]["0"]}
     (results / "digits_interpolation_small.json").write_text(json.dumps(content))
     render_all(results, tables)
@@ -91,7 +95,7 @@ def test_what_is_rendered_stands_between_its_marks(report: Any, tmp_path: Path) 
     assert "98765" in again and "98765" not in first
 
 
-def test_a_table_has_as_many_cells_in_each_line(report: Any) -> None:
-    text = render(report[0])
+def check_a_table_has_as_many_cells_in_each_line(report: dict[str, Any]) -> None:
+    text = render(report)
     for table in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
