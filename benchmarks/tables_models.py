@@ -64,9 +64,7 @@ class Cell:
         return replace(data, train=train, test=test, strange=moved, outside=outside)
 
 
-def latent_ode(
-    cell: Cell, prior: nn.Module | None = None, *, fine: bool = False, **options: Any
-) -> LatentODE:
+def latent_ode(cell: Cell, *, fine: bool = False, **options: Any) -> LatentODE:
     """The one generator that all rows of a task share.
 
     Args:
@@ -77,20 +75,18 @@ def latent_ode(
     static = options.pop("static", sizes.static)
     latent = sizes.latent + sizes.static - static
     drives = task.drives and static > 0
-    observed = task.observed
     network = None
     if cell.emission == "conv" and task.image is not None:
         network = Deconvolution(static + latent, task.image)
     options |= {"activation": "relu"} if task.pixels else {}  # edges are sharp
     emission = GaussianEmission(
-        static + latent, observed, sizes.emission, network=network, **options
+        static + latent, task.observed, sizes.emission, network=network, **options
     )
     return LatentODE(
         latent,
-        observed,
+        task.observed,
         static=static,
         static_in_field=drives,
-        prior=prior,
         field=MLPField(latent, sizes.hidden, covariates=static if drives else 0),
         emission=emission,
         tolerance=task.tolerance * (1 if fine else 10),

@@ -6,6 +6,7 @@ A branch has had as many seconds of a processor as if it had been trained alone.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -156,7 +157,7 @@ def _encoded(cell: Cell, stem: EncoderGuide, data: Data, before: Spent) -> Row:
     model, guide = _moved(stem, twin, data, cell)
     with torch.no_grad():
         drawn = torch.cat([guide.propose(data.train).sample() for _ in range(8)])
-    _fit_energy(watch, cell, model, drawn, 1 - STEM)
+    _fit_energy(watch, cell, model, drawn)
     return Row(model, guide, watch.told())
 
 
@@ -177,7 +178,7 @@ def _refined(cell: Cell, stem: EncoderGuide, data: Data, before: Spent, *, energ
         chains = guide.chains
         guide = RefinedGuide(encoder, refine_from=0.0)
         guide.chains = chains
-        _fit_energy(watch, cell, model, drawn, 1 - STEM - share)
+        _fit_energy(watch, cell, model, drawn)
     return Row(model, guide, watch.told())
 
 
@@ -189,12 +190,14 @@ def _visits(guide: Guide, data: Data) -> Tensor:
     return torch.cat(drawn[4:])
 
 
-def _fit_energy(watch: Watch, cell: Cell, model: LatentODE, drawn: Tensor, share: float) -> None:
+def _fit_energy(watch: Watch, cell: Cell, model: LatentODE, drawn: Tensor) -> None:
+    """In what is left of the row's seconds, as drawing took some too; counted in no iterations."""
+    left = cell.seconds - watch.told()["cpu_seconds"]
     fit_prior(
         model.prior,
         drawn,
         4e-3,
-        max_seconds=share * cell.seconds,
+        max_seconds=max(left, 0.01 * cell.seconds),
         clock=time.process_time,
         batch_size=400,
         final_rate=FLOOR,
@@ -210,7 +213,7 @@ def train_langevin(cell: Cell, data: Data) -> dict[str, Row]:
     watch = Watch()
     model = latent_ode(cell, fine=True)
     stem = LangevinGuide(model, data.train, hot_until=0.25 / COMMON)
-    at_branch = FLOOR + (1 - FLOOR) * 0.3455  # of the cosine, at 60 %
+    at_branch = FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * COMMON)) / 2  # of one long cosine
     watch.fit(
         model,
         stem,
