@@ -17,7 +17,7 @@ from pyro_lebm.series import Series
 from .draws import Draws
 from .encoders import GRUEncoder
 from .guide import Guide
-from .posterior import check_plates
+from .posterior import anneal_twice, check_plates
 
 
 class EncoderGuide(Guide):
@@ -94,6 +94,11 @@ class EncoderGuide(Guide):
             fn = dist.TransformedDistribution(normal, [site.transform]) if site.moves else normal
             with program.inside(site.plates):
                 pyro.sample(site.name, fn)
+
+    def annealed(self, series: Series, draws: int = 64, **options: Any) -> Draws:
+        """From the prior and from the encoder, with no larger population where they disagree."""
+        options = {"particles": draws, **options}
+        return anneal_twice(self.program, series, draws, encode=self.encode, **options)
 
     def posterior(self, series: Series, draws: int = 64, **options: Any) -> Draws:
         """Draws of the encoder's Gaussian: an approximation, whatever its training."""

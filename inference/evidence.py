@@ -15,7 +15,7 @@ from pyro_lebm.tilts import unnormalised
 
 from .draws import Draws
 from .guide import Guide
-from .posterior import anneal, check_plates
+from .posterior import check_plates
 
 PILOT = 32  # draws of the start on which the schedule is tuned
 SHRINK = 0.1  # share of the diagonal in the start's covariance
@@ -40,13 +40,14 @@ def log_evidence(
     r"""Estimate :math:`\log p(x_n)` of each sequence, all latents integrated out.
 
     By annealed importance sampling (see `pyro_lebm.ais.log_ratio`) from a normal distribution, per
-    sequence, of the mean and the covariance of annealed posterior draws, its standard deviations
+    sequence, of the mean and the covariance of the guide's annealed draws, its standard deviations
     inflated: exact draws of it are had, and the way to :math:`p(x, z)` is short. The reverse way
     starts at ``draws``: exact ones exist of sequences simulated from the model (the latents that
     they were made from), otherwise other annealed ones serve, and give an estimate and no bound.
 
     Args:
-        guide: any guide of the model; of it only the model is used.
+        guide: any guide of the model. Whatever it knows, the estimate is of the model; an encoder
+            helps to find posteriors that lie far from the prior.
         series: N sequences.
         particles: of a repeat, each way.
         repeats: independent groups of particles.
@@ -58,7 +59,7 @@ def log_evidence(
         batch_size: sequences at once, which bounds memory.
         level: confidence of the bounds, for each sequence.
         progress: show a bar for each batch.
-        options: of the annealing that finds the normal distributions, see `anneal`.
+        options: of the annealing that finds the normal distributions, see `Guide.annealed`.
 
     Returns:
         log ratios of shape ``(N,)``, in nats.
@@ -85,9 +86,9 @@ def log_evidence(
     parts = []
     for rows in torch.arange(len(series), device=series.values.device).split(batch_size):
         part = series[rows]
-        near = anneal(program, part, max(particles, 64), batch_size=batch_size, **options)
+        near = guide.annealed(part, max(particles, 64), batch_size=batch_size, **options)
         if draws is None:
-            back = anneal(program, part, particles, runs=repeats, batch_size=batch_size, **options)
+            back = guide.annealed(part, particles, runs=repeats, batch_size=batch_size, **options)
         else:
             back = draws.select(rows)
         parts.append(

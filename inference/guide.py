@@ -19,6 +19,10 @@ from torch import Tensor
 from pyro_lebm.chains import Chains
 from pyro_lebm.inner_steps import InnerSteps
 from pyro_lebm.program import Program
+from pyro_lebm.series import Series
+
+from .draws import Draws
+from .posterior import anneal
 
 ELBO = "negative ELBO"
 LOG_JOINT = "negative unnormalised log joint"
@@ -48,6 +52,14 @@ class Guide(PyroModule):
     def statistics(self) -> dict[str, float]:
         """Numbers for the history."""
         return {}
+
+    def annealed(self, series: Series, draws: int = 64, **options: Any) -> Draws:
+        """Annealed draws for new sequences, by all that the guide knows of where they may be.
+
+        From the prior; a guide with an encoder anneals from that too, and takes, sequence by
+        sequence, what has more evidence: see `inference.posterior.anneal` and ``anneal_twice``.
+        """
+        return anneal(self.program, series, draws, **options)
 
     @torch.no_grad()
     def draw(self, *args: Any, **kwargs: Any) -> Tensor:

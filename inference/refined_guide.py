@@ -141,6 +141,10 @@ class RefinedGuide(Guide):
         """Acceptance and mean step size of the refinement."""
         return chain_statistics(self.chains, self.steps) if self.refining else {}
 
+    def annealed(self, series: Series, draws: int = 64, **options: Any) -> Draws:
+        """As those of its encoder."""
+        return self.guide.annealed(series, draws, **options)
+
     def posterior(
         self,
         series: Series,

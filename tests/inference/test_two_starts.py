@@ -12,7 +12,7 @@ from pyro.optim import PyroOptim
 import rotations
 import two_modes
 from guides_for_new import Constant, guides
-from pyro_lebm.inference import EncoderGuide, RefinedGuide
+from pyro_lebm.inference import EncoderGuide, RefinedGuide, log_evidence
 from pyro_lebm.program import Program
 from pyro_lebm.series import Series
 
@@ -69,6 +69,24 @@ def test_a_prior_too_far_away_gives_way_to_the_encoder(energy: bool) -> None:
     assert bool(((draws["z0"][0, :, 2, 0] - 5.0).abs() < 0.2).all())
     lp = guide.program.rebind(new).log_density(draws["z0"])
     assert torch.allclose(draws.stats["lp"], lp, rtol=1e-4)
+
+
+def test_the_evidence_of_what_lies_far_from_the_prior_takes_the_guide_s_encoder() -> None:
+    model, near = two_modes.Squares(), two_modes.squares()
+    new = Series(near.times, torch.full_like(near.values[:2], 25.0))  # z is 5 or -5
+    alone = guides(model, new, 1, 5.0, 0.0)
+    out_of_reach = {"max_temperatures": 1, "final_moves": 20, "particles": 32}
+    exact = two_modes.evidence(new, two_modes.SHIFT)
+    for name in ("refined", "encoder"):
+        guide = alone["refined"] if name == "refined" else alone["refined"].guide
+        with pytest.warns(RuntimeWarning, match="max_temperatures"):
+            found = log_evidence(guide, new, **out_of_reach)
+        # of the mode at 5, which has all but a twentieth of the mass
+        assert torch.allclose(found.estimate.double(), exact, atol=0.3)
+        assert torch.allclose(found.reverse.double(), exact, atol=0.3)
+    with pytest.warns(RuntimeWarning):
+        lost = log_evidence(alone["langevin"], new, **out_of_reach)
+    assert bool((lost.gap.abs() > 1).any() or (lost.estimate < exact - 1).any())
 
 
 @pytest.mark.parametrize("energy", [False, True])
