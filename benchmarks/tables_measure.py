@@ -21,7 +21,6 @@ from pyro_lebm.inference import (
     MALA,
     EncoderGuide,
     VectorizedMCMC,
-    anneal,
     chains,
     diagnose,
     log_evidence,
@@ -50,6 +49,7 @@ from pyro_lebm.series import Series
 Figures = dict[str, Any]
 COMPONENTS = 30  # that the classifier of generated sequences sees
 GAUSSIAN = 0.1  # nats, below which an energy is Gaussian in effect
+CLOSED = 1.0  # nats, within which both estimates of log p(x) of a sequence agree
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,9 @@ def evidence(cell: Cell, row: Row, data: Data, effort: Effort) -> Figures:
     numbers = int(series.mask[0].sum())
     found = {"estimate": ratio.estimate, "reverse": ratio.reverse}
     told: Figures = {name: (x / numbers).tolist() for name, x in found.items()}
-    told |= {"gap": float(ratio.gap.median()), "effective": float(ratio.effective.median())}
+    closed = (ratio.gap.abs() < CLOSED).to(ratio.gap).mean()
+    told |= {"gap": float(ratio.gap.median()), "closed": float(closed)}
+    told["effective"] = float(ratio.effective.median())
     if isinstance(row.model.prior, EnergyPrior):
         told["base"] = (_of_base(row, series, ratio, effort) / numbers).tolist()
     return told
@@ -201,7 +203,7 @@ def _of_base(row: Row, series: Series, ratio: LogRatio, effort: Effort) -> Tenso
 
     :math:`p_b(x) = p(x)\, Z\, E_{p(z|x)}[e^{E(z)}]`, as :math:`b = Z e^{E} p`.
     """
-    z = anneal(row.guide.program, series, effort.annealed).flat("z0")
+    z = row.guide.annealed(series, effort.annealed).flat("z0")
     prior = row.model.prior
     with torch.no_grad():
         energy = prior.energy(z)
@@ -250,12 +252,12 @@ def _quickly_annealed(row: Row, series: Series, effort: Effort) -> Draws:
     """In steps as large as a ranking allows: the way to a strange sequence is long."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "annealed_smc: the target was not reached")
-        return anneal(row.guide.program, series, effort.annealed, keep=0.3, moves=2)
+        return row.guide.annealed(series, effort.annealed, keep=0.3, moves=2)
 
 
 def meaning(row: Row, data: Data) -> Figures:
     """Which latents know what, of the posterior means of whole sequences."""
-    z = anneal(row.guide.program, data.familiar, 16).flat("z0").mean(0)
+    z = row.guide.annealed(data.familiar, 16).flat("z0").mean(0)
     factors = {**data.static, **data.moving}
     s = row.model.static
     found: Figures = {

@@ -133,7 +133,7 @@ def _cost(seeds: list[Any]) -> list[str]:
 def _models(rows: dict[str, list[Any]]) -> str:
     head = [
         "row", "sd(E)", "mean slope of E", "log Z forward", "reverse", "gap", "log p(x)",
-        "gap of log p(x)", "without E", "MMD", "without E", "AUC", "without E",
+        "gap of log p(x)", "agreeing", "without E", "MMD", "without E", "AUC", "without E",
     ]  # fmt: skip
     told = []
     for name, seeds in rows.items():
@@ -146,6 +146,7 @@ def _models(rows: dict[str, list[Any]]) -> str:
             *(_at("log_z", side) for side in ("forward", "reverse", "gap")),
             _of("evidence", "estimate"),
             _at("evidence", "gap"),
+            _at("evidence", "closed"),
             _of("evidence", "base"),
             *(_at("generation", f"{s}_{x}") for s in ("mmd", "auc") for x in ("drawn", "base")),
         ]
@@ -154,7 +155,8 @@ def _models(rows: dict[str, list[Any]]) -> str:
     floors = " and ".join(_told(some, _at("generation", f"{s}_floor")) for s in ("mmd", "auc"))
     return (
         "The models themselves. log Z from both sides; log p(x) in nats a number observed, of test "
-        "sequences, and the median gap between its two estimates in nats a sequence; MMD and "
+        "sequences, the median gap between its two estimates in nats a sequence, and the share of "
+        "sequences on which they agree within a nat; MMD and "
         "classifier AUC of unconditional sequences against fresh data "
         f"(real against real: {floors}).\n\n" + _table(head, told)
     )
