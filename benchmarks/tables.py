@@ -5,11 +5,11 @@
     python benchmarks/tables.py --render                                   # RESULTS.md alone
 
 A task is one of sines, digits, balls and hopper, by default under both protocols, interpolation and
-extrapolation. Training by training, two at a time, one thread each; what pairs share is trained
-once (see ``tables_train.py``), and each row has had ``--seconds`` of a processor in the end. What
-is finished, trainings and scores, is kept in ``runs/tables`` and taken up from there. A seed that
-is complete goes to ``benchmarks/results/``, where it is not asked for again; from all that lies
-there ``benchmarks/RESULTS.md`` is rendered.
+extrapolation. Two processes at a time, one thread each, train or measure; what pairs share is
+trained once (see ``tables_train.py``), and each row has had ``--seconds`` of a processor in the
+end. What is finished, trainings and figures, is kept in ``runs/tables`` and taken up from there
+while the code that made it stands. A seed that is complete goes to ``benchmarks/results/``, where
+it is not asked for again; from all that lies there ``benchmarks/RESULTS.md`` is rendered.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from irregular_sines import write_json
+from tables_kept import Stage, told
 from tables_models import Cell, Group
 from tables_render import render_all
 from tables_tasks import PROTOCOLS, TASKS, Protocol
@@ -51,11 +50,11 @@ SETTINGS = (
 )
 
 
-def cells(args: argparse.Namespace, seed: int) -> list[Cell]:
-    """Trainings of a seed, in an order in which none waits for another.
+Job = tuple[Cell, Stage]
 
-    The others ask the background model; what knows no protocol is trained under the first.
-    """
+
+def cells(args: argparse.Namespace, seed: int) -> list[Cell]:
+    """Trainings of a seed; what knows no protocol is trained under the first."""
     task = TASKS[args.task]
     order: list[tuple[Protocol, Group]] = [
         ("interpolation", "background"),
@@ -75,33 +74,59 @@ def cells(args: argparse.Namespace, seed: int) -> list[Cell]:
     ]
 
 
+def jobs(wanted: list[Cell]) -> list[Job]:
+    """In an order in which what one needs comes before it: each is measured as the next trains."""
+    found: list[Job] = []
+    for before, cell in zip([None, *wanted], [*wanted, None], strict=True):
+        if cell is not None and (cell.trained_as, "train") not in found:
+            found.append((cell.trained_as, "train"))
+        if before is not None:
+            found.append((before, "measure"))
+    return found
+
+
+def needs(job: Job, background: Cell | None) -> list[Job]:
+    """The jobs that have to be done before this one."""
+    cell, stage = job
+    if stage == "train":
+        return []
+    others = [] if background in (None, cell) else [(background, "measure")]
+    return [(cell.trained_as, "train"), *others]  # type: ignore[list-item]
+
+
 def run_all(args: argparse.Namespace, folder: Path) -> list[Path]:
-    """Two trainings at a time; what a seed gave is written when it is complete."""
+    """Two jobs at a time; what a seed gave is written when it is complete."""
     files = {protocol: _file(args, folder, protocol) for protocol in args.protocol}
     reports = {protocol: _taken_up(args, protocol, path) for protocol, path in files.items()}
-    wanted = [
-        cell
-        for seed in range(args.seeds or TASKS[args.task].seeds)
-        for cell in cells(args, seed)
-        if str(seed) not in reports[cell.protocol]["seeds"]
+    seeds = [cells(args, seed) for seed in range(args.seeds or TASKS[args.task].seeds)]
+    lacking = [
+        [cell for cell in seed if str(cell.seed) not in reports[cell.protocol]["seeds"]]
+        for seed in seeds
     ]
-    with tqdm(total=len(wanted), unit="training") as bar, ThreadPoolExecutor(WORKERS) as pool:
+    total = sum(len(jobs(seed)) for seed in lacking)
+    with tqdm(total=total, unit="job") as bar, ThreadPoolExecutor(WORKERS) as pool:
+        done: dict[Job, Future[None]] = {}
 
-        def one(cell: Cell) -> dict[str, Any]:
-            rows = _rows(cell, folder / f"seed{cell.seed}")
+        def one(job: Job, background: Cell | None) -> None:
+            for other in needs(job, background):
+                done[other].result()
+            _work(job, folder / f"seed{job[0].seed}", background)
             bar.update()
-            return rows
 
-        found: dict[tuple[Protocol, int], dict[str, Any]] = {}
-        missing = Counter((cell.protocol, cell.seed) for cell in wanted)
+        for seed in lacking:
+            background = next((cell for cell in seed if cell.group == "background"), None)
+            for job in jobs(seed):
+                done[job] = pool.submit(one, job, background)
         try:
-            for cell, rows in zip(wanted, pool.map(one, wanted), strict=True):
-                of = cell.protocol, cell.seed
-                found.setdefault(of, {}).update(rows)
-                missing[of] -= 1
-                if not missing[of]:
-                    reports[cell.protocol]["seeds"][str(cell.seed)] = found[of]
-                    write_json(files[cell.protocol], reports[cell.protocol])
+            for seed in lacking:
+                for protocol in args.protocol:
+                    under = [cell for cell in seed if cell.protocol == protocol]
+                    for cell in under:
+                        done[cell, "measure"].result()
+                    if under:
+                        rows = _rows(under, folder / f"seed{under[0].seed}")
+                        reports[protocol]["seeds"][str(under[0].seed)] = rows
+                        write_json(files[protocol], reports[protocol])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -117,56 +142,42 @@ def _file(args: argparse.Namespace, folder: Path, protocol: Protocol) -> Path:
 
 
 def _taken_up(args: argparse.Namespace, protocol: Protocol, path: Path) -> dict[str, Any]:
-    """The seeds that are there already, if they were trained alike."""
-    report = {"about": about(args, protocol), "seeds": {}}
-    if path.exists():
-        before = json.loads(path.read_text())
-        same = (*SETTINGS, "protocol", "groups")
-        if all(before["about"].get(name) == report["about"][name] for name in same):
-            return report | {"seeds": before["seeds"]}
-    return report
+    """The seeds that are there already, if they had the same settings."""
+    about = {name: getattr(args, name) for name in SETTINGS}
+    about |= {"protocol": protocol, "groups": args.groups or [*GROUPS]}
+    before = json.loads(path.read_text()) if path.exists() else {}
+    return {"about": about, "seeds": before["seeds"] if before.get("about") == about else {}}
 
 
-def _rows(cell: Cell, folder: Path) -> dict[str, Any]:
-    path = folder / f"{cell.name}.json"
-    if not (path.exists() and json.loads(path.read_text())["cell"] == asdict(cell)):
-        _work(cell, folder)
-    rows: dict[str, Any] = json.loads(path.read_text())["rows"]
+def _rows(of: list[Cell], folder: Path) -> dict[str, Any]:
+    """Those of a seed under one protocol, each with where it comes from."""
+    rows: dict[str, Any] = {}
+    for cell in of:
+        found = told(cell, "measure", folder)
+        assert found is not None
+        made = {"made": found["made"], "trained": found["trained"]}
+        rows |= {name: row | made for name, row in found["rows"].items()}
     return rows
 
 
-def _work(cell: Cell, folder: Path) -> None:
+def _work(job: Job, folder: Path, background: Cell | None) -> None:
+    """A job in a process of its own, unless it has been done."""
+    cell, stage = job
+    if told(cell, stage, folder) is not None:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     alone = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    command = [sys.executable, str(HERE / "tables_cell.py"), json.dumps(asdict(cell)), str(folder)]
-    log = folder / f"{cell.name}.log"
+    command = [sys.executable, str(HERE / "tables_cell.py"), json.dumps(asdict(cell))]
+    command += [str(folder), stage]
+    if background not in (None, cell):
+        command += ["--background", json.dumps(asdict(background))]
+    log = folder / f"{cell.name}.{stage}.log"
     with log.open("w") as out:
         done = subprocess.run(
             command, env={**os.environ, **alone}, stdout=out, stderr=out, check=False
         )
     if done.returncode:
         raise SystemExit(f"{cell.name} (seed {cell.seed}) failed ({done.returncode}): see {log}")
-
-
-def about(args: argparse.Namespace, protocol: Protocol) -> dict[str, Any]:
-    """What a reader has to know of a run."""
-    device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
-    return {
-        **{name: getattr(args, name) for name in SETTINGS},
-        "protocol": protocol,
-        "groups": args.groups or [*GROUPS],
-        "hardware": f"{device}, {os.cpu_count()} cores, {platform.machine()}",
-        "torch": torch.__version__,
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    """That of the code, marked where it has been changed since."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True
-    )
-    return told.stdout.strip() or "unknown"
 
 
 def main() -> None:

@@ -47,7 +47,15 @@ class Cell:
     @property
     def sizes(self) -> Sizes:
         sizes = self.of.full if self.scale == "full" else self.of.small
-        few = replace(sizes, train=min(sizes.train, 60), test=12, scored=6, particles=4, draws=4)
+        few = replace(
+            sizes,
+            train=min(sizes.train, 60),
+            test=12,
+            scored=6,
+            particles=4,
+            draws=4,
+            known=min(sizes.known, 40),
+        )
         return few if self.quick else sizes
 
     @property

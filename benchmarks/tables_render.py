@@ -74,16 +74,29 @@ def render(report: Report) -> str:
         f"## {about['task'].capitalize()}, {about['protocol']}: `{command}`\n\n"
         f"{len(seeds)} seeds, {about['seconds']:g} s of a processor a row, {about['scale']} sizes, "
         f"encoder {about['encoder']}, emission {about['emission']}, learning rate "
-        f"{about['learning_rate']:g}; {about['hardware']}, torch {about['torch']}, commit "
-        f"{about['commit']}. Mean over seeds with the half-width of its 95 % t interval."
+        f"{about['learning_rate']:g}; {_made(rows)}. Mean over seeds with the half-width of its "
+        "95 % t interval."
     )
     return "\n\n".join([head, *_sections(rows, about)])
+
+
+def _made(rows: dict[str, list[Any]]) -> str:
+    """Machines and commits of all figures, as they may have been made one after another."""
+
+    def all_of(*keys: str) -> str:
+        found = {_at(*keys)(row) for row in _all(rows)}
+        return ", ".join(sorted(str(x) for x in found if x is not None))
+
+    return (
+        f"{all_of('made', 'hardware')}, torch {all_of('made', 'torch')}, trained at commit "
+        f"{all_of('trained', 'commit')}, measured at {all_of('made', 'commit')}"
+    )
 
 
 def _sections(rows: dict[str, list[Any]], about: Report) -> Iterator[str]:
     yield _errors(rows, about)
     if about["protocol"] == "interpolation":
-        yield _models(rows)
+        yield from _models(rows)
         yield from _strange(rows)
         yield from _meaning(rows)
     yield _chains(rows)
@@ -130,36 +143,63 @@ def _cost(seeds: list[Any]) -> list[str]:
     ]
 
 
-def _models(rows: dict[str, list[Any]]) -> str:
-    head = [
-        "row", "sd(E)", "mean slope of E", "log Z forward", "reverse", "gap", "log p(x)",
-        "gap of log p(x)", "agreeing", "without E", "MMD", "without E", "AUC", "without E",
-    ]  # fmt: skip
-    told = []
-    for name, seeds in rows.items():
-        if "generation" not in seeds[0]:
-            continue
-        note = " (Gaussian in effect)" if all(s.get("gaussian_in_effect") for s in seeds) else ""
-        gets: list[Get] = [
-            _at("energy_sd"),
-            _at("energy_slope"),
-            *(_at("log_z", side) for side in ("forward", "reverse", "gap")),
-            _of("evidence", "estimate"),
-            _at("evidence", "gap"),
-            _at("evidence", "closed"),
-            _of("evidence", "base"),
-            *(_at("generation", f"{s}_{x}") for s in ("mmd", "auc") for x in ("drawn", "base")),
-        ]
-        told.append([name + note, *(_told(seeds, get) for get in gets)])
-    some = next(iter(rows.values()))
-    floors = " and ".join(_told(some, _at("generation", f"{s}_floor")) for s in ("mmd", "auc"))
-    return (
-        "The models themselves. log Z from both sides; log p(x) in nats a number observed, of test "
-        "sequences, the median gap between its two estimates in nats a sequence, and the share of "
-        "sequences on which they agree within a nat; MMD and "
-        "classifier AUC of unconditional sequences against fresh data "
-        f"(real against real: {floors}).\n\n" + _table(head, told)
+def _models(rows: dict[str, list[Any]]) -> Iterator[str]:
+    here = {name: seeds for name, seeds in rows.items() if "generation" in seeds[0]}
+    energies = {name: seeds for name, seeds in here.items() if "log_z" in seeds[0]}
+    yield "Energies, over prior draws, and log Z from both sides.\n\n" + _lines(
+        {name + _weak(seeds): seeds for name, seeds in energies.items()},
+        {
+            "sd(E)": _at("energy_sd"),
+            "mean slope of E": _at("energy_slope"),
+            "log Z forward": _at("log_z", "forward"),
+            "reverse": _at("log_z", "reverse"),
+            "gap": _at("log_z", "gap"),
+            "effective particles": _at("log_z", "effective"),
+            "rungs": _at("log_z", "rungs"),
+        },
     )
+    yield (
+        "log p(x) of test sequences, nats a number observed, forward and in reverse (neither is a "
+        "bound: the reverse starts at annealed draws); the median gap between the two and the "
+        "share of effective particles, by sequence; the share of sequences on which the two agree "
+        "within a nat: means that rest on others tell how far the annealing came.\n\n"
+    ) + _lines(
+        here,
+        {
+            "log p(x)": _of("evidence", "estimate"),
+            "reverse": _of("evidence", "reverse"),
+            "gap": _at("evidence", "gap"),
+            "effective": _at("evidence", "effective"),
+            "agreeing": _at("evidence", "closed"),
+            "without E": _of("evidence", "base_estimate"),
+            "reverse, without E": _of("evidence", "base_reverse"),
+            "agreeing, without E": _at("evidence", "base_closed"),
+        },
+    )
+    some = next(iter(here.values()))
+    floors = " and ".join(_told(some, _at("generation", f"{s}_floor")) for s in ("mmd", "auc"))
+    yield (
+        "Unconditional sequences against fresh data: MMD, and AUC of a classifier that tells them "
+        f"apart (real against real: {floors}).\n\n"
+    ) + _lines(
+        here,
+        {
+            f"{score}{which}": _at("generation", f"{score.lower()}_{key}")
+            for score in ("MMD", "AUC")
+            for which, key in (("", "drawn"), (", without E", "base"))
+        },
+    )
+
+
+def _weak(seeds: list[Any]) -> str:
+    return " (Gaussian in effect)" if all(s["gaussian_in_effect"] for s in seeds) else ""
+
+
+def _lines(rows: dict[str, list[Any]], columns: dict[str, Get]) -> str:
+    told = [
+        [name, *(_told(seeds, get) for get in columns.values())] for name, seeds in rows.items()
+    ]
+    return _table(["row", *columns], told)
 
 
 def _strange(rows: dict[str, list[Any]]) -> Iterator[str]:
@@ -214,7 +254,9 @@ def _chains(rows: dict[str, list[Any]]) -> str:
     head = ["row", "chains", "worst R-hat", "bulk ESS", "tail ESS", "draws", "autocorrelation time"]
     return (
         "Chains: long ones from scattered starts, and those of the training, which are short by "
-        f"design (the worst over latents, and over four sequences).\n\n{_table(head, told)}"
+        "design, over twenty visits (the worst over latents, and over four sequences). Prior "
+        "chains of the training begin anew every ten visits; those called restarted at each, so "
+        f"that they cannot but look mixed.\n\n{_table(head, told)}"
     )
 
 
@@ -303,7 +345,7 @@ def _told(seeds: list[Any], get: Get, factor: float = 1.0) -> str:
 
 def _short(x: float) -> str:
     if not math.isfinite(x):
-        return "-"
+        return "inf" if x == math.inf else "-"
     return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,19 @@ HOPPERS = 10_000  # sequences of the published data set, which its scaling is ta
 
 
 @dataclass(frozen=True)
+class Known:
+    """Sequences with what was put into them, by name: numbers, or classes.
+
+    Attributes:
+        moving: what changes with time, at the first time.
+    """
+
+    series: Series
+    static: dict[str, Tensor]
+    moving: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Data:
     """Sequences to learn from and to be tested on, which no choice is made by.
 
@@ -32,8 +45,7 @@ class Data:
         strange: name -> sequences of another kind, to be told from the test ones.
         outside: like ``test``, with properties beyond the training range, or None.
         fresh: ``(n, more) -> (n, T, D)``, others like the training ones; ``more`` is of `MORE`.
-        static, moving: what is known of the first test sequences, by name: classes, or numbers;
-            what moves at the first time.
+        known: sequences of which more is known, or None.
     """
 
     train: Series
@@ -41,8 +53,7 @@ class Data:
     strange: dict[str, Series]
     outside: Series | None
     fresh: Callable[[int, int], Tensor]
-    static: dict[str, Tensor] = field(default_factory=dict)
-    moving: dict[str, Tensor] = field(default_factory=dict)
+    known: Known | None = None
 
     @property
     def familiar(self) -> Series:
@@ -63,6 +74,7 @@ class Sizes:
     scored: int = 32  # sequences whose log p(x) is estimated
     particles: int = 32
     draws: int = 20
+    known: int = 0  # sequences that tell what latents mean
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,13 @@ class Task:
         share = self.given[int(torch.randint(len(self.given), ()))]
         return self.cut(protocol, series, share, None)
 
+    def scored(self, protocol: Protocol, series: Series) -> Tensor:
+        """Which entries a prediction is scored on, as published."""
+        if protocol == "interpolation":
+            return series.mask
+        _, rest = datasets.extrapolation(series, self.first)
+        return rest.mask
+
     def cut(
         self, protocol: Protocol, series: Series, share: float, generator: torch.Generator | None
     ) -> Series:
@@ -136,40 +155,45 @@ def sines(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Data
     strange["square waves"] = datasets.irregular_sines(
         sizes.test, seed=scored + 5, times=train.times, shape="square"
     )
-    test, truth = datasets.irregular_sines(sizes.test, seed=scored, times=longer, truth=True)
     return Data(
         train,
-        test,
+        datasets.irregular_sines(sizes.test, seed=scored, times=longer),
         strange,
         None,
         lambda n, more: datasets.irregular_sines(n, seed=scored + more, times=train.times).values,
-        static=truth,
     )
 
 
 def digits(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Data:
     """Rotating digits of eight classes; the test ones turn three times."""
     learned, scored = _seeds(seed, validation)
-    known = [c for c in range(10) if c not in LEFT_OUT]
+    classes = [c for c in range(10) if c not in LEFT_OUT]
     part: Literal["validation", "test"] = "validation" if validation else "test"
-    train = datasets.rotating_digits(sizes.train, classes=known, seed=learned)
-    test, truth = datasets.rotating_digits(
-        sizes.test, frames=45, classes=known, split=part, seed=scored, truth=True
-    )
+    train = datasets.rotating_digits(sizes.train, classes=classes, seed=learned)
+    test = datasets.rotating_digits(sizes.test, frames=45, classes=classes, split=part, seed=scored)
     other = datasets.rotating_digits(
         sizes.test, frames=45, classes=LEFT_OUT, split=part, seed=scored + 4
     )
+    # no image twice: one that is learned from and asked for would be known by heart
+    again, truth = datasets.rotating_digits(
+        sizes.known, classes=classes, split=part, seed=scored + 5, truth=True
+    )
     angle = truth["angle"][:, 0]
+    factors = {"class": truth["label"], "thickness": truth["thickness"]}
+
+    def fresh(n: int, more: int) -> Tensor:
+        # the floor is that of other images, as those that a model learned from are
+        images: Literal["train", "validation", "test"] = part if more == MORE[0] else "train"
+        found = datasets.rotating_digits(n, classes=classes, split=images, seed=scored + more)
+        return found.values
+
     return Data(
         train,
         test,
         {"digits left out": other.cut(float(train.times[-1]))},
         other,
-        lambda n, more: (
-            datasets.rotating_digits(n, classes=known, split=part, seed=scored + more).values
-        ),
-        static={"class": truth["label"], "thickness": truth["thickness"]},
-        moving={"cos angle": angle.cos(), "sin angle": angle.sin()},
+        fresh,
+        Known(again, factors, {"cos angle": angle.cos(), "sin angle": angle.sin()}),
     )
 
 
@@ -177,21 +201,21 @@ def balls(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Data
     """Bouncing balls with friction; the test ones go on to three times the length."""
     learned, scored = _seeds(seed, validation)
     train = datasets.bouncing_balls(sizes.train, seed=learned)
-    test, truth = datasets.bouncing_balls(sizes.test, frames=60, seed=scored, truth=True)
+    again, truth = datasets.bouncing_balls(sizes.known, seed=scored + 5, truth=True)
     place, velocity = truth["position"][:, 0], truth["velocity"][:, 0]
+    moving = {
+        "x": place[:, 0],
+        "y": place[:, 1],
+        "velocity x": velocity[:, 0],
+        "velocity y": velocity[:, 1],
+    }
     return Data(
         train,
-        test,
+        datasets.bouncing_balls(sizes.test, frames=60, seed=scored),
         {"gravity": datasets.bouncing_balls(sizes.test, gravity=0.1, seed=scored + 4)},
         datasets.bouncing_balls(sizes.test, frames=60, friction=(0.02, 0.04), seed=scored + 4),
         lambda n, more: datasets.bouncing_balls(n, seed=scored + more).values,
-        static={"friction": truth["friction"]},
-        moving={
-            "x": place[:, 0],
-            "y": place[:, 1],
-            "velocity x": velocity[:, 0],
-            "velocity y": velocity[:, 1],
-        },
+        Known(again, {"friction": truth["friction"]}, moving),
     )
 
 
@@ -207,10 +231,11 @@ def hopper(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Dat
     low, high = whole.values.amin((0, 1)), whole.values.amax((0, 1))
     scaling = datasets.Scaling(low, high)  # as published, though the range would be high - low
     parts = datasets.split(whole, (0.8, 0.1, 0.1), seed=seed)
-    other, scored_part = parts[1:] if not validation else (parts[2], parts[1])
-    train, test = parts[0][torch.arange(sizes.train)], scored_part[torch.arange(sizes.test)]
-    rest = (parts[0].values[sizes.train :], scored_part.values[sizes.test :], other.values)
-    fresh = Series(whole.times, torch.cat(rest)[: 2 * FRESH])
+    part = parts[1 if validation else 2]
+    train, test = parts[0][torch.arange(sizes.train)], part[torch.arange(sizes.test)]
+    rest = torch.cat([part.values[sizes.test :], parts[0].values[sizes.train :]])
+    fresh = Series(whole.times, rest[: 2 * FRESH])
+    half = len(fresh) // 2
     if protocol == "extrapolation":
         longer = _hoppers(sizes.test, 600, scored)
         cut = [scaling.apply(each) for each in (train, longer, fresh)]
@@ -231,7 +256,7 @@ def hopper(sizes: Sizes, seed: int, protocol: Protocol, validation: bool) -> Dat
         test,
         {"time reversed": Series(seen.times, back)},
         None,
-        lambda n, more: fresh.values[MORE.index(more) * FRESH :][:n],
+        lambda n, more: fresh.values[MORE.index(more) * half :][: min(n, half)],
     )
 
 
@@ -244,9 +269,17 @@ def _windows(series: Series, length: int, seed: int) -> Series:
 
 
 _SINES = Sizes(400, latent=10, static=0, hidden=(100,), emission=(100,))
-_DIGITS = Sizes(600, latent=4, static=8, hidden=(50,), emission=(200,), particles=16)
+_DIGITS = Sizes(600, latent=4, static=8, hidden=(50,), emission=(200,), particles=16, known=280)
 _BALLS = Sizes(
-    500, latent=8, static=2, hidden=(100,), emission=(200,), test=64, particles=8, draws=10
+    500,
+    latent=8,
+    static=2,
+    hidden=(100,),
+    emission=(200,),
+    test=64,
+    particles=8,
+    draws=10,
+    known=200,
 )
 _HOPPER = Sizes(1000, latent=15, static=0, hidden=(100, 100), emission=(100,), test=64, draws=10)
 

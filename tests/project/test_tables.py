@@ -6,13 +6,21 @@ import json
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 from house import ROOT
+from pyro_lebm import Series
 
 sys.path.append(str(ROOT / "benchmarks"))
+from tables import cells, jobs, needs
+from tables_kept import key
 from tables_render import render, render_all
+from tables_tasks import PROTOCOLS, TASKS
 
 ROWS = {
     "latent_ode",
@@ -23,6 +31,48 @@ ROWS = {
     "ode_lebm_langevin",
 }
 SECONDS = "0.5"
+SETTINGS = {
+    "seconds": 1.0,
+    "scale": "small",
+    "device": "cpu",
+    "encoder": "gru",
+    "emission": "mlp",
+    "learning_rate": 1e-2,
+    "validation": False,
+    "quick": True,
+    "groups": None,
+}
+
+
+@pytest.mark.parametrize("protocols", [PROTOCOLS, ("extrapolation",)])
+@pytest.mark.parametrize("task", ["sines", "hopper"])
+def test_what_a_job_needs_comes_before_it(task: str, protocols: tuple[str, ...]) -> None:
+    of = cells(Namespace(task=task, protocol=protocols, **SETTINGS), seed=3)
+    order = jobs(of)
+    assert len({*order}) == len(order)
+    assert {cell for cell, stage in order if stage == "measure"} == {*of}
+    background = next((cell for cell in of if cell.group == "background"), None)
+    assert (background is None) == ("interpolation" not in protocols)
+    for place, job in enumerate(order):
+        assert all(order.index(other) < place for other in needs(job, background))
+    measured = [needs(job, background) for job in order if job[1] == "measure"]
+    assert all((cell.trained_as, "train") in n for cell, n in zip(of, measured, strict=True))
+    assert sum((background, "measure") in n for n in measured) == (len(of) - 1) * bool(background)
+
+
+def test_what_is_kept_is_that_of_one_cell() -> None:
+    of = cells(Namespace(task="sines", protocol=PROTOCOLS, **SETTINGS), seed=3)
+    keys = [json.dumps(key(cell, stage)) for cell in of for stage in ("train", "measure")]
+    assert len({*keys}) == len(keys)
+
+
+def test_extrapolation_is_scored_beyond_what_is_given_alone() -> None:
+    whole, task = Series(torch.arange(12.0), torch.randn(5, 12, 14)), TASKS["hopper"]
+    given = task.cut("extrapolation", whole, 0.5, torch.Generator().manual_seed(0))
+    assert given.mask[:, :4].any() and not given.mask[:, 4:].any()
+    scored = task.scored("extrapolation", whole)
+    assert scored[:, 4:].all() and not scored[:, :4].any()  # nor what was hidden of the first third
+    assert task.scored("interpolation", whole).all()
 
 
 def run(*arguments: str, folder: Path) -> str:
@@ -47,7 +97,7 @@ def made(folder: Path) -> dict[str, Any]:
     run("digits", *options, "--json", "f.json", folder=folder)
     found: dict[str, Any] = json.loads((folder / "f_interpolation.json").read_text())
     # finished trainings and scores are read, in which time nothing could be trained
-    before = {p: p.stat().st_mtime_ns for p in folder.glob("runs/**/*_interpolation.json")}
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("runs/**/*_interpolation.*.json")}
     run("digits", *options, "--json", "again.json", folder=folder)
     assert before and before == {p: p.stat().st_mtime_ns for p in before}
     again = json.loads((folder / "again_interpolation.json").read_text())
@@ -68,7 +118,8 @@ def check_pairs_had_the_same_seconds_and_every_row_its_scores(report: dict[str, 
             and row["errors 0.5"]["outside_mse"] > 0 < row["errors 0.5"]["mse_few"]
         )
         assert {"mmd_drawn", "auc_drawn", "mmd_floor"} <= set(row["generation"])
-        assert ("base" in row["evidence"]) == ("mmd_base" in row["generation"]) == energy
+        assert row["made"]["commit"] == row["trained"]["commit"] != ""
+        assert ("base_estimate" in row["evidence"]) == ("mmd_base" in row["generation"]) == energy
         told = row["strange"]["digits left out"]
         assert {"log joint", "evidence", "reconstruction", "input complexity"} <= set(told)
         assert ("energy" in told) == energy
