@@ -1,0 +1,102 @@
+"""The log of a ratio of constants, as weights from both sides tell it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogRatio:
+    r"""The log of the ratio of two densities' constants, :math:`\log (Z_1 / Z_0)`, from both sides.
+
+    Of forward weights w, :math:`\mathrm{E}[w] = Z_1 / Z_0`, so that the expected log of their mean
+    is at most the truth (Jensen); of reverse ones, from draws of the target,
+    :math:`\mathrm{E}[w] = Z_0 / Z_1`, so that minus that log is at least the truth. Between the two
+    lies the truth (bidirectional Monte Carlo: Grosse, Ghahramani & Adams 2015, arXiv 1511.02543),
+    provided that the target's draws are exact. Draws of a chain that never saw a mode hide the
+    mode's mass from the reverse side as well: then the gap is small and both sides are wrong.
+
+    Attributes:
+        forward: log weights ``(repeats, particles, *problems)`` from draws of the start.
+        backward: log weights ``(repeats, particles', *problems)`` from draws of the target.
+        exact: whether those draws are exact; else the upper side is an estimate and no bound.
+        level: confidence with which ``lower`` and ``upper`` hold the truth between them.
+    """
+
+    forward: Tensor
+    backward: Tensor
+    exact: bool
+    level: float = 0.95
+
+    @property
+    def estimate(self) -> Tensor:
+        """From the forward weights, whose mean is unbiased; ``(*problems)``."""
+        return _log_mean(self.forward.flatten(0, 1))
+
+    @property
+    def reverse(self) -> Tensor:
+        """From the reverse weights, ``(*problems)``."""
+        return 0 - _log_mean(self.backward.flatten(0, 1))
+
+    @property
+    def gap(self) -> Tensor:
+        """How far the reverse estimate lies above the forward one, in nats; ``(*problems)``."""
+        return self.reverse - self.estimate
+
+    @property
+    def lower(self) -> Tensor:
+        """A bound from below: that of Jensen, less the width of a t interval over repeats."""
+        return _mean_below(_log_mean(self.forward, 1), self.level)
+
+    @property
+    def upper(self) -> Tensor:
+        """A bound from above, as `lower`.
+
+        Raises:
+            ValueError: for target draws that are not known to be exact.
+        """
+        if not self.exact:
+            raise ValueError(
+                "upper: expected exact draws of the target (exact=True), got draws of a chain, "
+                "from which `reverse` is an estimate and no bound"
+            )
+        return 0 - _mean_below(_log_mean(self.backward, 1), self.level)
+
+    @property
+    def effective(self) -> Tensor:
+        """Share of effective particles, of the worse side; ``(*problems)``."""
+        return torch.minimum(_effective(self.forward), _effective(self.backward))
+
+    def __str__(self) -> str:
+        def told(x: Tensor, form: str = ".3f") -> str:
+            return format(float(x), form) if x.numel() == 1 else f"{float(x.mean()):{form}} (mean)"
+
+        worst = f"gap {told(self.gap.max())} nats, effective particles {self.effective.min():.0%}"
+        if self.exact:
+            ends = f"between {told(self.lower)} and {told(self.upper)} at {self.level:.0%}"
+            return f"{ends}; {worst}"
+        both = f"{told(self.estimate)} forward, {told(self.reverse)} in reverse"
+        return f"estimate {both} (from draws of a chain: no bound above); {worst}"
+
+
+def _log_mean(log_weight: Tensor, dim: int = 0) -> Tensor:
+    return log_weight.logsumexp(dim) - math.log(log_weight.shape[dim])
+
+
+def _effective(log_weight: Tensor) -> Tensor:
+    """Share of effective particles, pooled over repeats."""
+    flat = log_weight.flatten(0, 1)
+    share = (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / len(flat)
+    return torch.nan_to_num(share, nan=0.0)
+
+
+def _mean_below(values: Tensor, level: float) -> Tensor:
+    """The lower end of the mean's t interval over repeats; both sides together have the level."""
+    n = len(values)
+    t = float(stats.t.ppf((1 + level) / 2, n - 1))
+    return values.mean(0) - t * values.std(0) / math.sqrt(n)
