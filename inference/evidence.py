@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_lebm.ais import LogRatio, log_ratio
 from pyro_lebm.program import Program
 from pyro_lebm.series import Series
-from pyro_lebm.tilts import unnormalised
+from pyro_lebm.tilts import estimated, unnormalised
 
 from .draws import Draws
 from .guide import Guide
@@ -45,6 +45,10 @@ def log_evidence(
     starts at ``draws``: exact ones exist of sequences simulated from the model (the latents that
     they were made from), otherwise other annealed ones serve, and give an estimate and no bound.
 
+    A prior's log Z is taken at its estimate, and its own bounds widen those of log p(x), all at one
+    joint level: ``upper`` needs log Z's ``lower``, and ``lower`` its ``upper``. Where log Z was
+    estimated without exact draws of the prior, as it is by default, there is no ``lower``.
+
     Args:
         guide: any guide of the model. Whatever it knows, the estimate is of the model; an encoder
             helps to find posteriors that lie far from the prior.
@@ -62,7 +66,7 @@ def log_evidence(
         options: of the annealing that finds the normal distributions, see `Guide.annealed`.
 
     Returns:
-        log ratios of shape ``(N,)``, in nats.
+        log ratios of shape ``(N,)``, in nats, with what is known of log Z among ``constants``.
 
     Raises:
         ValueError: for a prior whose log Z is not known (see `pyro_lebm.log_z`), ``exact`` without
@@ -105,7 +109,7 @@ def log_evidence(
     forward, backward = (
         torch.cat(each, -1) for each in zip(*((p.forward, p.backward) for p in parts), strict=True)
     )
-    return LogRatio(forward, backward, exact, level)
+    return LogRatio(forward, backward, exact, level, estimated(program))
 
 
 def _packed(program: Program, draws: Draws) -> Tensor:

@@ -18,6 +18,7 @@ from .base import white_metric
 from .bridge import Path
 from .dependence import announce, leaves, refuse_dependence, refuse_hidden, refuse_unregistered
 from .frozen import frozen
+from .ratio import LogRatio
 from .smc import Population, annealed_smc
 
 Energy = Callable[[Tensor], Tensor]
@@ -91,9 +92,14 @@ class EnergyBased(TorchDistribution):
             by default 256 fresh draws of ``sampler``.
         sampler: ``(distribution, n) -> (n, *event)``; by default annealed sequential Monte Carlo
             from the base. Draws of one call share one population.
-        log_z: the log constant, if known; then ``log_prob`` is normalised.
+        log_z: the log constant, if known; then ``log_prob`` is normalised. A number counts as known
+            exactly; what `pyro_lebm.log_z` returns brings its error along, to `log_evidence`.
         learn: False holds the energy fixed: no gradient reaches its parameters.
         watch: called in each negative phase with the detached energies of positives and negatives.
+
+    Attributes:
+        log_z: the number taken off, None where it is not known.
+        constant: what ``log_z`` is the estimate of, None for a number.
 
     Raises:
         ValueError: if the base has a batch shape, its values or those of the energy come from
@@ -121,7 +127,7 @@ class EnergyBased(TorchDistribution):
         *,
         negatives: Callable[[], Tensor] | None = None,
         sampler: Sampler | None = None,
-        log_z: float | Tensor | None = None,
+        log_z: float | Tensor | LogRatio | None = None,
         learn: bool = True,
         watch: Callable[[Tensor, Tensor], None] | None = None,
         validate_args: bool | None = None,
@@ -134,7 +140,9 @@ class EnergyBased(TorchDistribution):
         announce(energy)
         refuse_dependence(energy, base)
         self.energy, self.base, self.learn = energy, base, learn
-        self.negatives, self.sampler, self.watch, self.log_z = negatives, sampler, watch, log_z
+        self.negatives, self.sampler, self.watch = negatives, sampler, watch
+        self.constant = log_z if isinstance(log_z, LogRatio) else None
+        self.log_z = log_z.estimate if isinstance(log_z, LogRatio) else log_z
         super().__init__(torch.Size(), base.event_shape, validate_args=validate_args)
 
     def fixed(self) -> EnergyBased:
@@ -149,7 +157,7 @@ class EnergyBased(TorchDistribution):
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> EnergyBased:
         """The same density, batched; all elements share one Z and one energy."""
         new: EnergyBased = self._get_checked_instance(EnergyBased, _instance)  # type: ignore[no-untyped-call]
-        for name in ("energy", "base", "learn", "negatives", "sampler", "watch", "log_z"):
+        for name in _KEPT:
             setattr(new, name, getattr(self, name))
         shape = torch.Size(batch_shape)
         super(EnergyBased, new).__init__(shape, self.event_shape, validate_args=False)
@@ -213,6 +221,9 @@ class EnergyBased(TorchDistribution):
         """
         raise NotImplementedError(_NO_CLOSED_FORM.format("entropy"))
 
+
+# by `expand`
+_KEPT = ("energy", "base", "learn", "negatives", "sampler", "watch", "log_z", "constant")
 
 _NO_CLOSED_FORM = (
     "EnergyBased: {} has no closed form for an unnormalised density; estimate it from draws"

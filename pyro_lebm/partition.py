@@ -31,7 +31,9 @@ def log_z(
 
     By annealed importance sampling both ways, see `pyro_lebm.ais.log_ratio`. An `EnergyPrior`
     remembers the forward estimate, whose weights are unbiased, as its ``log_z`` for as long as its
-    parameters stay as they are: scores are normalised from then on.
+    parameters stay as they are: scores are normalised from then on. It remembers both sides too:
+    bounds of log p(x) need bounds of log Z (see `log_evidence`), that from below one from above,
+    which only exact draws give.
 
     A small gap shows that the annealing is slow enough for whatever the draws have seen. It does
     not show that they have seen every mode: with draws of the density that are not exact, both
@@ -97,5 +99,5 @@ def log_z(
             progress=progress,
         )
     if isinstance(prior, EnergyPrior):
-        prior.log_z = found.estimate
+        prior.log_z = found
     return found

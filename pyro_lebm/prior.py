@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from pyro.nn import PyroModule
@@ -16,6 +16,7 @@ from .distribution import EnergyBased, annealed_draws, is_real
 from .frozen import frozen
 from .langevin import check_step_size, evaluate, ula_step
 from .moves import Dynamics
+from .ratio import LogRatio
 
 Sampling = Literal["annealed", "persistent", "short_run"]
 Negatives = Literal["persistent", "short_run", "annealed"]
@@ -100,7 +101,7 @@ class EnergyPrior(PyroModule):
         self.visits: Tensor
         self.register_buffer("visits", torch.zeros((), dtype=torch.long), persistent=False)
         self.learning = True
-        self._log_z: tuple[Tensor, list[Tensor]] | None = None
+        self._log_z: _LogZ | None = None
         self._cache: tuple[Tensor, list[Tensor]] | None = None
         self._seen: dict[str, float] = {}
         start = self._checked_start()
@@ -121,12 +122,13 @@ class EnergyPrior(PyroModule):
 
     def forward(self) -> EnergyBased:
         """The distribution as the parameters stand now."""
+        known = self._known()
         return EnergyBased(
             self.energy,
             self.base(),
             negatives=self._negatives,
             sampler=self._sample,
-            log_z=self.log_z,
+            log_z=known and (known.source or known.value),
             learn=self.learning,
             watch=self._watch,
         )
@@ -200,14 +202,21 @@ class EnergyPrior(PyroModule):
 
     @property
     def log_z(self) -> Tensor | None:
-        """log Z if it was set for the parameters as they are, as `pyro_lebm.log_z` does."""
-        if self._log_z is None or not self._stands(self._log_z[1]):
-            return None
-        return self._log_z[0]
+        """log Z if it was set for the parameters as they are, as `pyro_lebm.log_z` does.
+
+        A number that it is set to counts as known exactly; a `LogRatio` brings its error along.
+        """
+        known = self._known()
+        return None if known is None else known.value
 
     @log_z.setter
-    def log_z(self, value: Tensor | float) -> None:
-        self._log_z = (torch.as_tensor(value).detach(), self._values())
+    def log_z(self, value: LogRatio | Tensor | float) -> None:
+        source = value if isinstance(value, LogRatio) else None
+        number = torch.as_tensor(value if source is None else source.estimate).detach()
+        self._log_z = _LogZ(number, source, self._values())
+
+    def _known(self) -> _LogZ | None:
+        return self._log_z if self._log_z and self._stands(self._log_z.parameters) else None
 
     def _values(self) -> list[Tensor]:
         # Copies: torch's count of in-place writes misses optimisers that write to `p.data`.
@@ -237,6 +246,14 @@ class EnergyPrior(PyroModule):
             "negative_acceptance": float(self.chains.acceptance),
             "negative_step_size": float(self.chains.step_size.mean()),
         }
+
+
+class _LogZ(NamedTuple):
+    """log Z, whence it is if it was estimated, and of which parameters."""
+
+    value: Tensor
+    source: LogRatio | None
+    parameters: list[Tensor]
 
 
 def _check_name(argument: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from scipy import stats
@@ -21,19 +22,26 @@ class LogRatio:
     provided that the target's draws are exact. Draws of a chain that never saw a mode hide the
     mode's mass from the reverse side as well: then the gap is small and both sides are wrong.
 
+    Weights of log p(x) have each prior's constant in them, at an estimate :math:`\log\hat Z` that
+    is low in the mean, so that log p(x) comes out high. What is known of log Z is kept beside them:
+    bounds of log p(x) are moved by what bounds of log Z allow, those of all at one joint level.
+
     Attributes:
         forward: log weights ``(repeats, particles, *problems)`` from draws of the start.
         backward: log weights ``(repeats, particles', *problems)`` from draws of the target.
         exact: whether those draws are exact; else the upper side is an estimate and no bound.
         level: confidence with which ``lower`` and ``upper`` hold the truth between them.
+        constants: log ratios that the weights are divided by at their estimates, each with how
+            often: the log Z of priors, where it was estimated.
     """
 
     forward: Tensor
     backward: Tensor
     exact: bool
     level: float = 0.95
+    constants: tuple[tuple[int, LogRatio], ...] = ()
 
-    @property
+    @cached_property
     def estimate(self) -> Tensor:
         """From the forward weights, whose mean is unbiased; ``(*problems)``."""
         return _log_mean(self.forward.flatten(0, 1))
@@ -45,13 +53,27 @@ class LogRatio:
 
     @property
     def gap(self) -> Tensor:
-        """How far the reverse estimate lies above the forward one, in nats; ``(*problems)``."""
-        return self.reverse - self.estimate
+        """How far the reverse estimate lies above the forward one, in nats; ``(*problems)``.
+
+        The gaps of ``constants`` add to it.
+        """
+        return self.reverse - self.estimate + sum(n * each.gap for n, each in self.constants)
 
     @property
     def lower(self) -> Tensor:
-        """A bound from below: that of Jensen, less the width of a t interval over repeats."""
-        return _mean_below(_log_mean(self.forward, 1), self.level)
+        """A bound from below: that of Jensen, less the width of a t interval over repeats.
+
+        Raises:
+            ValueError: where log Z of a prior has no bound from above, see ``constants``.
+        """
+        if not self._constants_are_bounded:
+            raise ValueError(
+                "lower: expected a log Z of the prior that is bounded from above, as by "
+                "log_z(prior, draws=..., exact=True), or set to a number that is known, got one "
+                "from draws of a chain, whose `reverse` is an estimate and no bound"
+            )
+        own = _mean_below(_log_mean(self.forward, 1), self._shared_level)
+        return own - sum(n * (each.upper - each.estimate) for n, each in self._at_shared_level)
 
     @property
     def upper(self) -> Tensor:
@@ -65,23 +87,43 @@ class LogRatio:
                 "upper: expected exact draws of the target (exact=True), got draws of a chain, "
                 "from which `reverse` is an estimate and no bound"
             )
-        return 0 - _mean_below(_log_mean(self.backward, 1), self.level)
+        own = 0 - _mean_below(_log_mean(self.backward, 1), self._shared_level)
+        return own + sum(n * (each.estimate - each.lower) for n, each in self._at_shared_level)
 
     @property
     def effective(self) -> Tensor:
-        """Share of effective particles, of the worse side; ``(*problems)``."""
-        return torch.minimum(_effective(self.forward), _effective(self.backward))
+        """Share of effective particles, of the worst side, ``constants`` too; ``(*problems)``."""
+        own = torch.minimum(_effective(self.forward), _effective(self.backward))
+        for _, each in self.constants:
+            own = torch.minimum(own, each.effective.to(own))
+        return own
+
+    @property
+    def _constants_are_bounded(self) -> bool:
+        return all(each.exact for _, each in self.constants)
+
+    @property
+    def _shared_level(self) -> float:
+        """Of each interval, so that together they miss no more often than ``level`` says."""
+        return 1 - (1 - self.level) / (1 + len(self.constants))
+
+    @property
+    def _at_shared_level(self) -> list[tuple[int, LogRatio]]:
+        return [(n, replace(each, level=self._shared_level)) for n, each in self.constants]
 
     def __str__(self) -> str:
         def told(x: Tensor, form: str = ".3f") -> str:
             return format(float(x), form) if x.numel() == 1 else f"{float(x.mean()):{form}} (mean)"
 
         worst = f"gap {told(self.gap.max())} nats, effective particles {self.effective.min():.0%}"
-        if self.exact:
-            ends = f"between {told(self.lower)} and {told(self.upper)} at {self.level:.0%}"
-            return f"{ends}; {worst}"
-        both = f"{told(self.estimate)} forward, {told(self.reverse)} in reverse"
-        return f"estimate {both} (from draws of a chain: no bound above); {worst}"
+        lacks = [] if self.exact else ["from draws of a chain: no bound above"]
+        if not self._constants_are_bounded:
+            lacks.append("log Z of the prior from draws of a chain: no bound below")
+        if lacks:
+            both = f"{told(self.estimate)} forward, {told(self.reverse)} in reverse"
+            return f"estimate {both} ({'; '.join(lacks)}); {worst}"
+        ends = f"between {told(self.lower)} and {told(self.upper)} at {self.level:.0%}"
+        return f"{ends}; {worst}"
 
 
 def _log_mean(log_weight: Tensor, dim: int = 0) -> Tensor:

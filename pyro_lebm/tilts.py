@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .distribution import EnergyBased, annealed
 from .program import Program
+from .ratio import LogRatio
 from .reading import tilted
 
 
@@ -34,6 +35,19 @@ def log_constants(program: Program, particles: int = 2048) -> Tensor:
             copies = fn.batch_shape.numel() / elements
             total = total + copies * annealed(fn, particles).log_evidence
     return total
+
+
+def estimated(program: Program) -> tuple[tuple[int, LogRatio], ...]:
+    """What is known of each log Z that is an estimate, and how often it is in an element's density.
+
+    Sites of one prior share one. Masks and scales count as in `log_constants`.
+    """
+    elements, found = max(program.elements.numel(), 1), dict[int, tuple[int, LogRatio]]()
+    for fn in energy_based(program).values():
+        if fn.constant is not None:
+            before, _ = found.get(id(fn.constant), (0, fn.constant))
+            found[id(fn.constant)] = before + fn.batch_shape.numel() // elements, fn.constant
+    return tuple(found.values())
 
 
 def energies(program: Program, z: Tensor) -> Tensor | None:

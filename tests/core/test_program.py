@@ -15,8 +15,9 @@ from torch import Tensor
 from programs import ROWS, sequences
 from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.program import Program
+from pyro_lebm.ratio import LogRatio
 from pyro_lebm.reading import Plate
-from pyro_lebm.tilts import log_constants
+from pyro_lebm.tilts import estimated, log_constants
 from untyped import optim, poutine
 
 
@@ -273,3 +274,21 @@ def test_log_z_counts_each_energy_as_often_as_it_stands_in_an_element() -> None:
     # An estimate scatters by .015 over 10 seeds; one of the two stands for three copies.
     assert abs(float(log_constants(Program.read(program))) - 4 * 2.0) < 5 * 0.015 * 10**0.5
     assert log_constants(Program.read(grid)) == 0
+
+
+def test_an_estimated_log_z_is_found_once_with_how_often_it_stands_in_an_element() -> None:
+    one, other = (LogRatio(torch.zeros(2, 3), torch.zeros(2, 3), exact=True) for _ in range(2))
+
+    def of(known: LogRatio | float) -> EnergyBased:
+        return EnergyBased(lambda z: -2.0 * z, dist.Normal(0.0, 1.0), log_z=known)
+
+    def program() -> None:
+        with pyro.plate("n", 4):
+            pyro.sample("a", of(one))
+            pyro.sample("b", of(one).expand([3]).to_event(1))  # type: ignore[no-untyped-call]
+            pyro.sample("c", of(other))
+            pyro.sample("d", of(2.0))
+
+    found = estimated(Program.read(program))
+    assert [(n, ratio is one) for n, ratio in found] == [(4, True), (1, False)]
+    assert estimated(Program.read(grid)) == ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -17,7 +18,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 import straight_lines
-from pyro_lebm import EnergyBased, EnergyPrior, MLPEnergy, Series, log_z
+from pyro_lebm import EnergyBased, EnergyPrior, LogRatio, MLPEnergy, Series, log_z
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, log_evidence, strangeness
 from pyro_lebm.inference.draws import Draws
 from pyro_lebm.models import LatentODE
@@ -106,6 +107,37 @@ def test_the_constant_of_an_energy_is_in_it() -> None:
     assert torch.allclose(told["reconstruction"], misfit, atol=1.0)
     prior = 0.5 * math.log(2 * math.pi) + 0.5 * ((posterior - 2) ** 2 + 0.5)
     assert torch.allclose(told["prior"], prior, atol=1.0)
+
+
+def test_bounds_of_the_evidence_know_how_well_log_z_is_known() -> None:
+    x = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    series, model = Series(torch.zeros(1), x[:, None, None]), Tilted()
+    guide, truth = LangevinGuide(model, series), dist.Normal(2.0, math.sqrt(2.0)).log_prob(x)
+    z = (x + 2) / 2 + math.sqrt(0.5) * torch.randn(256, 4)
+    options: dict[str, Any] = {**SURE, "draws": Draws({"z": z[None, ..., None]}), "exact": True}
+    options["rungs"] = 40
+
+    def evidence(known: LogRatio | float) -> LogRatio:
+        torch.manual_seed(0)
+        model.prior.log_z = known
+        found: LogRatio = log_evidence(guide, series, **options)
+        return found
+
+    exactly = evidence(2.0)
+    assert bool((exactly.lower < truth).all()) and bool((truth < exactly.upper).all())
+    # log Z between .9 and 1.6, or so; in truth it is 2
+    low = torch.tensor([1.0, 1.1, 1.2, 1.3, 1.4, 1.5]).unsqueeze(1)
+    off = LogRatio(low, -low, exact=True)
+    found = evidence(off)
+    assert torch.allclose(found.estimate, exactly.estimate + 2.0 - off.estimate, atol=1e-4)
+    half = 1 - (1 - SURE["level"]) / 2
+    (alone, constant) = (replace(each, level=half) for each in (exactly, off))
+    assert torch.allclose(found.lower, alone.lower + 2.0 - constant.upper, atol=1e-3)
+    assert torch.allclose(found.upper, alone.upper + 2.0 - constant.lower, atol=1e-3)
+
+    log_z(model.prior, rungs=6)
+    with pytest.raises(ValueError, match="lower: expected a log Z of the prior"):
+        _ = log_evidence(guide, series, particles=2, repeats=2, rungs=10).lower
 
 
 def test_scores_that_hang_on_others() -> None:

@@ -1,0 +1,59 @@
+"""Bounds from weights that are given, against t intervals computed here."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from pyro_lebm.ratio import LogRatio
+
+
+def interval(log_mean: Tensor, level: float) -> tuple[float, float]:
+    """Of the mean of one number a repeat."""
+    error = float(log_mean.std()) / math.sqrt(len(log_mean))
+    low, high = stats.t.interval(level, len(log_mean) - 1, float(log_mean.mean()), error)
+    return float(low), float(high)
+
+
+def log_means(log_weight: Tensor) -> Tensor:
+    return log_weight.double().exp().mean(1).log()
+
+
+def near(log_z: float, *, exact: bool = True, repeats: int = 6) -> LogRatio:
+    forward, backward = (torch.randn(repeats, 5).double() / 4 for _ in range(2))
+    return LogRatio(log_z + forward, backward - log_z, exact)
+
+
+def test_constants_taken_off_widen_the_bounds_at_a_joint_level() -> None:
+    one, two = near(1.0), near(-2.0)
+    own = near(0.3)
+    found = LogRatio(own.forward, own.backward, True, 0.9, ((1, one), (3, two)))
+    each = 1 - 0.1 / 3  # of three intervals
+    low, _ = interval(log_means(own.forward), each)
+    high = -interval(log_means(own.backward), each)[0]
+    for n, constant in ((1, one), (3, two)):
+        at_most = -interval(log_means(constant.backward), each)[0]
+        at_least, _ = interval(log_means(constant.forward), each)
+        low -= n * (at_most - float(constant.estimate))
+        high += n * (float(constant.estimate) - at_least)
+    assert float(found.lower) == pytest.approx(low)
+    assert float(found.upper) == pytest.approx(high)
+    assert float(found.gap) == pytest.approx(float(own.gap + one.gap + 3 * two.gap))
+    assert float(found.estimate) == pytest.approx(float(own.estimate))
+    assert found.effective == min(x.effective for x in (own, one, two))
+
+
+def test_a_constant_that_is_only_estimated_leaves_no_bound_below() -> None:
+    own, loose = near(0.3), near(1.0, exact=False)
+    found = LogRatio(own.forward, own.backward, True, constants=((1, loose),))
+    with pytest.raises(ValueError, match=re.escape("lower: expected a log Z of the prior that is")):
+        _ = found.lower
+    assert found.upper > own.upper
+    assert "(log Z of the prior from draws of a chain: no bound below)" in str(found)
+    neither = LogRatio(own.forward, own.backward, False, constants=((1, loose),))
+    assert "no bound above" in str(neither) and "no bound below" in str(neither)
