@@ -68,6 +68,9 @@ def log_evidence(
     Returns:
         log ratios of shape ``(N,)``, in nats, with what is known of log Z among ``constants``.
 
+    Warns:
+        RuntimeWarning: where a sequence's weights rest on too few particles.
+
     Raises:
         ValueError: for a prior whose log Z is not known (see `pyro_lebm.log_z`), ``exact`` without
             draws, an inflation or batch size out of range, and as `log_ratio` and `anneal` do.

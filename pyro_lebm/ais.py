@@ -13,8 +13,6 @@ from .bridge import Path, evaluate, move
 from .ratio import LogRatio as LogRatio
 from .smc import Annealing
 
-LEAST_EFFECTIVE = 0.05  # share of particles below which weights rest on too few of them
-
 
 class Schedule(NamedTuple):
     """Temperatures from 0 to 1, and what the moves at each take.
@@ -67,6 +65,9 @@ def log_ratio(
         level: confidence of the bounds.
         progress: show a bar.
 
+    Warns:
+        RuntimeWarning: where weights rest on too few particles, see `LogRatio.poor`.
+
     Raises:
         ValueError: for fewer than two repeats, fewer draws than repeats, no rung or move, a level
             outside (0, 1), or shapes that disagree.
@@ -101,10 +102,11 @@ def log_ratio(
             forward = grouped(weigh(flat, ends[0], schedule, moves=moves, bar=bar))
             backward = grouped(weigh(flat, ends[1], schedule, moves=moves, reverse=True, bar=bar))
     found = LogRatio(forward, backward, exact, level)
-    if bool((found.effective < LEAST_EFFECTIVE).any()):
+    if bool(found.poor.any()):
         warnings.warn(
-            f"log_ratio: the weights rest on {float(found.effective.min()):.1%} of the particles; "
-            "take more rungs",
+            f"log_ratio: the weights rest on {float(found.effective.min()):.1%} of the particles, "
+            f"{float(found.effective_number.min()):.1f} of them; take more rungs (a prior keeps no "
+            "log Z of such weights)",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -33,7 +33,8 @@ def log_z(
     remembers the forward estimate, whose weights are unbiased, as its ``log_z`` for as long as its
     parameters stay as they are: scores are normalised from then on. It remembers both sides too:
     bounds of log p(x) need bounds of log Z (see `log_evidence`), that from below one from above,
-    which only exact draws give.
+    which only exact draws give. A log Z whose weights rest on too few particles (`LogRatio.poor`),
+    of which there is a warning, is not kept: what the prior remembered before then stands.
 
     A small gap shows that the annealing is slow enough for whatever the draws have seen. It does
     not show that they have seen every mode: with draws of the density that are not exact, both
@@ -49,6 +50,9 @@ def log_z(
         exact: whether those given are exact and independent: then ``upper`` is a bound.
         level: confidence of the bounds.
         progress: show a bar.
+
+    Warns:
+        RuntimeWarning: where the weights rest on too few particles.
 
     Raises:
         ValueError: for fewer than two particles, ``exact`` without draws, draws of another shape,
@@ -98,6 +102,6 @@ def log_z(
             level=level,
             progress=progress,
         )
-    if isinstance(prior, EnergyPrior):
+    if isinstance(prior, EnergyPrior) and not bool(found.poor):
         prior.log_z = found
     return found

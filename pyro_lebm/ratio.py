@@ -10,6 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+LEAST_SHARE, LEAST_NUMBER = 0.05, 5.0  # of effective particles; weights that rest on fewer are poor
+LEAST_SHARE_OF_FEW = 0.6  # instead of the number, where hardly more than it were given
+
 
 @dataclass(frozen=True)
 class LogRatio:
@@ -99,6 +102,20 @@ class LogRatio:
         return own
 
     @property
+    def effective_number(self) -> Tensor:
+        """Effective particles, of the side that has fewer; ``(*problems)``."""
+        return torch.minimum(_number(self.forward), _number(self.backward))
+
+    @property
+    def poor(self) -> Tensor:
+        """Whether a side's weights rest on too few particles to be relied on; ``(*problems)``.
+
+        That is fewer than 5 % of them, or than 5 (than 60 %, where no more than 8 were given). A
+        single particle that has all the weight is 6 % of 16: the share alone would never tell.
+        """
+        return _poor(self.forward) | _poor(self.backward)
+
+    @property
     def _constants_are_bounded(self) -> bool:
         return all(each.exact for _, each in self.constants)
 
@@ -135,6 +152,15 @@ def _effective(log_weight: Tensor) -> Tensor:
     flat = log_weight.flatten(0, 1)
     share = (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / len(flat)
     return torch.nan_to_num(share, nan=0.0)
+
+
+def _number(log_weight: Tensor) -> Tensor:
+    return _effective(log_weight) * log_weight.shape[:2].numel()
+
+
+def _poor(log_weight: Tensor) -> Tensor:
+    n = log_weight.shape[:2].numel()
+    return _number(log_weight) < max(LEAST_SHARE * n, min(LEAST_NUMBER, LEAST_SHARE_OF_FEW * n))
 
 
 def _mean_below(values: Tensor, level: float) -> Tensor:

@@ -140,6 +140,17 @@ def test_a_missed_mode_leaves_a_small_gap_beside_a_wrong_value() -> None:
     assert shown.lower < log_z < shown.upper
 
 
+def test_a_handful_of_particles_of_which_one_has_all_the_weight_is_told() -> None:
+    def path(z: Tensor) -> tuple[Tensor, Tensor]:
+        return normal(z), normal(z, 40.0, 0.2)
+
+    z, pilot = torch.randn(16, 1), torch.randn(16, 1)
+    with pytest.warns(RuntimeWarning, match="rest on 6.* of the particles, 1.0 of them; take more"):
+        found = log_ratio(path, z, 40 + 0.2 * z, pilot=pilot, rungs=2)
+    assert found.gap > 100
+    log_ratio(lambda z: (normal(z), normal(z, 0.2)), z, z + 0.2, pilot=pilot, repeats=2)
+
+
 def test_it_says_what_it_is() -> None:
     one = LogRatio(torch.zeros(4, 8), torch.zeros(4, 8), exact=True)
     assert str(one) == "between 0.000 and 0.000 at 95%; gap 0.000 nats, effective particles 100%"

@@ -114,6 +114,17 @@ def test_log_z_is_estimated_kept_and_forgotten() -> None:
     assert prior.log_z is None
 
 
+def test_a_log_z_that_rests_on_one_particle_is_not_kept() -> None:
+    prior = EnergyPrior(Quartic(stiff=5.0, slope=30.0).float(), 3, num_chains=4)
+    with pytest.warns(RuntimeWarning, match="a prior keeps no log Z of such weights"):
+        log_z(prior, particles=2, repeats=8, rungs=1)
+    assert prior.log_z is None
+    prior.log_z = 1.5
+    with pytest.warns(RuntimeWarning, match="a prior keeps no log Z of such weights"):
+        log_z(prior, particles=2, repeats=8, rungs=1)
+    assert prior.log_z == 1.5
+
+
 def test_log_z_does_not_change_the_gradient() -> None:
     prior = EnergyPrior(bent(), 2, num_chains=64)
     points, gradients = torch.randn(5, 2), []

@@ -57,3 +57,30 @@ def test_a_constant_that_is_only_estimated_leaves_no_bound_below() -> None:
     assert "(log Z of the prior from draws of a chain: no bound below)" in str(found)
     neither = LogRatio(own.forward, own.backward, False, constants=((1, loose),))
     assert "no bound above" in str(neither) and "no bound below" in str(neither)
+
+
+@pytest.mark.parametrize(
+    ("given", "effective", "poor"),
+    [
+        ((2, 8), 1, True),  # a single one is 6 % of 16
+        ((2, 8), 6, False),
+        ((2, 20), 4, True),  # 10 %
+        ((4, 50), 6, True),  # 3 %
+        ((4, 50), 11, False),
+        ((2, 1), 1, True),
+        ((2, 1), 2, False),
+        ((2, 3), 4, False),
+        ((2, 3), 3, True),
+    ],
+)
+def test_too_few_effective_particles_are_told_by_share_and_by_number(
+    given: tuple[int, int], effective: int, poor: bool
+) -> None:
+    weight = torch.full((math.prod(given),), -torch.inf)
+    weight[:effective] = 0.3
+    few, all_ = weight.reshape(given), torch.zeros(given)
+    for found in (LogRatio(few, all_, exact=True), LogRatio(all_, few, exact=True)):
+        assert float(found.effective_number) == pytest.approx(effective, rel=1e-4)
+        assert bool(found.poor) is poor
+    fine = torch.stack([torch.zeros(given), few], -1)
+    assert LogRatio(fine, fine, exact=True).poor.tolist() == [False, poor]
