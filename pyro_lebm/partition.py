@@ -77,6 +77,7 @@ def log_z(
     total = particles * repeats
     if draws is None:
         draws = annealed(fixed, total, keep=0.85, moves=5).position
+        draws = draws.reshape(total, *fixed.event_shape)
     if draws.shape[1:] != fixed.event_shape:
         raise ValueError(
             f"draws: expected shape (n, {', '.join(map(str, fixed.event_shape))}), got "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 
 from learned import Model, Quadratic, bent, step_of
+from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.partition import log_z
 from pyro_lebm.potential import potential
 from pyro_lebm.prior import EnergyPrior
@@ -112,6 +114,20 @@ def test_log_z_is_estimated_kept_and_forgotten() -> None:
     log_z(prior, particles=16, repeats=2, rungs=20)
     step_of(Model(prior, torch.zeros(3, 1)), "ClippedAdam").step()
     assert prior.log_z is None
+
+
+@pytest.mark.parametrize("event", [(), (2, 3)], ids=["a number", "a matrix"])
+def test_log_z_of_events_that_are_no_vectors(event: tuple[int, ...]) -> None:
+    base = dist.Normal(torch.zeros(event), 1.0).to_event(len(event))
+    to_ones = EnergyBased(lambda z: -z.reshape(*z.shape[: z.ndim - len(event)], -1).sum(-1), base)
+    truth = 0.5 * math.prod(event)
+    found = log_z(to_ones, rungs=40)
+    # five standard errors, of weights of which so many are effective
+    error = 5 / math.sqrt(float(found.effective_number))
+    assert abs(float(found.estimate) - truth) < error < 0.25
+    assert abs(float(found.reverse) - truth) < error
+    exact = 1 + torch.randn(64, *event)
+    assert log_z(to_ones, rungs=40, draws=exact, exact=True, level=1 - 1e-6).upper > truth
 
 
 def test_a_log_z_that_rests_on_one_particle_is_not_kept() -> None:
