@@ -63,6 +63,9 @@ def energies(program: Program, z: Tensor) -> Tensor | None:
         if inner is None:
             continue
         part = inner.energy_at(_before(fn, values[name]))
+        # what `to_event` has made one event of
+        for _ in range(len(inner.batch_shape) - len(fn.batch_shape)):
+            part = part.sum(-1)
         drop = [d for d in range(lead, part.ndim) if d - part.ndim not in common]
         part = part.sum(drop) if drop else part
         total = part if total is None else total + part

@@ -17,7 +17,7 @@ from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.program import Program
 from pyro_lebm.ratio import LogRatio
 from pyro_lebm.reading import Plate
-from pyro_lebm.tilts import estimated, log_constants
+from pyro_lebm.tilts import energies, estimated, log_constants
 from untyped import optim, poutine
 
 
@@ -274,6 +274,22 @@ def test_log_z_counts_each_energy_as_often_as_it_stands_in_an_element() -> None:
     # An estimate scatters by .015 over 10 seeds; one of the two stands for three copies.
     assert abs(float(log_constants(Program.read(program))) - 4 * 2.0) < 5 * 0.015 * 10**0.5
     assert log_constants(Program.read(grid)) == 0
+
+
+@pytest.mark.parametrize("copies", [3, 4])
+def test_energies_of_an_event_are_summed_and_those_of_elements_are_not(copies: int) -> None:
+    tilted = EnergyBased(lambda z: -2.0 * z, dist.Normal(0.0, 1.0))
+
+    def program() -> None:
+        with pyro.plate("n", 4):
+            event = tilted.expand([copies]).to_event(1)  # type: ignore[no-untyped-call]
+            pyro.sample("a", event)
+            exp = dist.TransformedDistribution(event, [dist.transforms.ExpTransform()])
+            pyro.sample("b", exp)
+
+    z = torch.randn(5, 4, 2 * copies)  # in unconstrained space
+    found = energies(Program.read(program), z)
+    assert found is not None and torch.allclose(found, -2 * z.sum(-1), atol=1e-4)
 
 
 def test_an_estimated_log_z_is_found_once_with_how_often_it_stands_in_an_element() -> None:
