@@ -42,8 +42,9 @@ def log_evidence(
     By annealed importance sampling (see `pyro_lebm.ais.log_ratio`) from a normal distribution, per
     sequence, of the mean and the covariance of the guide's annealed draws, its standard deviations
     inflated: exact draws of it are had, and the way to :math:`p(x, z)` is short. The reverse way
-    starts at ``draws``: exact ones exist of sequences simulated from the model (the latents that
-    they were made from), otherwise other annealed ones serve, and give an estimate and no bound.
+    starts at ``draws``. Of a sequence simulated from the model there is one exact draw, the latents
+    that it was made from; from so few ``upper`` is a wide bound (see `LogRatio.upper`). Without
+    exact draws other annealed ones serve, and give an estimate and no bound.
 
     A prior's log Z is taken at its estimate, and its own bounds widen those of log p(x), all at one
     joint level: ``upper`` needs log Z's ``lower``, and ``lower`` its ``upper``. Where log Z was
@@ -57,7 +58,7 @@ def log_evidence(
         repeats: independent groups of particles.
         rungs: temperatures; more of them make the gap smaller.
         moves: Langevin steps at each.
-        draws: of the posterior, at least one per repeat, for the way back.
+        draws: of the posterior, for the way back; at least one per repeat for a narrow interval.
         exact: whether those given are exact and independent: then ``upper`` is a bound.
         inflation: factor on the standard deviations of the normal distribution.
         batch_size: sequences at once, which bounds memory.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import NamedTuple, NoReturn
 
@@ -56,7 +57,8 @@ def log_ratio(
     Args:
         path: log densities of both ends, each of which may lack its constant.
         start: exact draws of the start, ``(n, *problems, dim)``.
-        target: draws of the target, ``(m, *problems, dim)``.
+        target: draws of the target, ``(m, *problems, dim)``, at least one. Fewer than ``repeats``
+            serve several particles each, and these are one group: see `LogRatio.upper`.
         pilot: draws of the start, at least two, of which no weights are taken.
         exact: whether the target's draws are exact and independent.
         repeats: groups of particles, over which the confidence is taken.
@@ -69,8 +71,8 @@ def log_ratio(
         RuntimeWarning: where weights rest on too few particles, see `LogRatio.poor`.
 
     Raises:
-        ValueError: for fewer than two repeats, fewer draws than repeats, no rung or move, a level
-            outside (0, 1), or shapes that disagree.
+        ValueError: for fewer than two repeats, fewer draws of the start than repeats, none of the
+            target, no rung or move, a level outside (0, 1), or shapes that disagree.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -92,16 +94,20 @@ def log_ratio(
     def columns(z: Tensor) -> Tensor:
         return z.detach().reshape(len(z), size, z.shape[-1])
 
-    def grouped(log_weight: Tensor) -> Tensor:
-        return log_weight.reshape(repeats, -1, *problems)
+    def grouped(log_weight: Tensor, groups: int) -> Tensor:
+        return log_weight.reshape(groups, -1, *problems)
 
+    groups = repeats
+    if len(target) < repeats:
+        target = target.repeat(math.ceil(len(start) / len(target)), *[1] * (target.ndim - 1))
+        groups = 1
     with torch.inference_mode(False), torch.no_grad():
         schedule = tuned(flat, columns(pilot), rungs)
         with tqdm(total=2 * rungs, unit="rung", disable=not progress) as bar:
-            ends = [columns(z[: len(z) // repeats * repeats]) for z in (start, target)]
-            forward = grouped(weigh(flat, ends[0], schedule, moves=moves, bar=bar))
-            backward = grouped(weigh(flat, ends[1], schedule, moves=moves, reverse=True, bar=bar))
-    found = LogRatio(forward, backward, exact, level)
+            ends = [columns(z[: len(z) // n * n]) for z, n in ((start, repeats), (target, groups))]
+            forward = weigh(flat, ends[0], schedule, moves=moves, bar=bar)
+            backward = weigh(flat, ends[1], schedule, moves=moves, reverse=True, bar=bar)
+    found = LogRatio(grouped(forward, repeats), grouped(backward, groups), exact, level)
     if bool(found.poor.any()):
         warnings.warn(
             f"log_ratio: the weights rest on {float(found.effective.min()):.1%} of the particles, "
@@ -123,10 +129,10 @@ def _check(
         )
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number in (0, 1), got {level}")
-    for name, z in (("start", start), ("target", target)):
-        if z.ndim < 2 or len(z) < repeats or z.shape[1:] != start.shape[1:]:
+    for name, z, least in (("start", start, repeats), ("target", target, 1)):
+        if z.ndim < 2 or len(z) < least or z.shape[1:] != start.shape[1:]:
             raise ValueError(
-                f"{name}: expected at least {repeats} draws of shape (n, *problems, dim), alike at "
+                f"{name}: expected at least {least} draws of shape (n, *problems, dim), alike at "
                 f"both ends, got shape {tuple(z.shape)}"
             )
 

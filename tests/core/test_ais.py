@@ -119,6 +119,27 @@ def test_bounds_hold_as_often_as_they_say() -> None:
     assert (found.forward.logsumexp(1) - math.log(16)).mean() < truth.mean()
 
 
+@POOR
+def test_one_exact_draw_bounds_by_markov_s_inequality() -> None:
+    problems, level = 400, 0.8
+    found = log_ratio(
+        lambda z: (normal(z), normal(z, 2.0, 0.5)),
+        torch.randn(16, problems, 1),
+        2.0 + 0.5 * torch.randn(1, problems, 1),
+        pilot=torch.randn(64, problems, 1),
+        exact=True,
+        repeats=4,
+        rungs=3,
+        level=level,
+    )
+    assert found.backward.shape == (1, 16, problems)
+    assert torch.allclose(found.upper, found.reverse + math.log(10), atol=1e-5)
+    missed = (found.upper < math.log(0.5)).double().mean()
+    assert 0 < missed < 0.1 + 5 * math.sqrt(0.1 * 0.9 / problems)
+    weight = found.backward.double().exp().mean((0, 1))  # one independent mean a problem
+    assert abs(float(weight.mean()) - 2) < 5 * float(weight.std()) / math.sqrt(problems) < 1
+
+
 def test_a_missed_mode_leaves_a_small_gap_beside_a_wrong_value() -> None:
     target = Mixture(weight=0.1, left=0.0, right=40.0, sd=0.5)  # forward runs find the left one
 
@@ -166,7 +187,8 @@ def test_it_says_what_it_is() -> None:
         ({"moves": 0}, "got 8, 200 and 0"),
         ({"level": 1.0}, "level: expected a number in (0, 1), got 1.0"),
         ({"start": torch.zeros(4, 1)}, "start: expected at least 8 draws of shape"),
-        ({"target": torch.zeros(8, 2)}, "target: expected at least 8 draws of shape"),
+        ({"target": torch.zeros(8, 2)}, "target: expected at least 1 draws of shape"),
+        ({"target": torch.zeros(0, 1)}, "target: expected at least 1 draws of shape"),
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:

@@ -44,6 +44,10 @@ def test_the_evidence_of_lines_lies_between_its_bounds() -> None:
     assert found.gap.abs().max() < 0.1
     assert torch.allclose(found.estimate, truth, atol=0.1)
     assert found.effective.min() > 0.3
+    # one exact draw of each, such as sequences that were simulated have
+    one = log_evidence(guide, series, draws=exact_draws(series, 1), exact=True, **SURE)
+    assert torch.allclose(one.upper, one.reverse - math.log(0.5e-7))
+    assert bool((truth < one.upper).all()) and torch.allclose(one.reverse, truth, atol=0.3)
     # without exact draws, the same from annealed ones, and no bound above
     estimated = log_evidence(guide, series, particles=32, repeats=8)
     assert torch.allclose(estimated.reverse, truth, atol=0.3)
