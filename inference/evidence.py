@@ -16,6 +16,7 @@ from pyro_lebm.tilts import estimated, unnormalised
 from .draws import Draws
 from .guide import Guide
 from .posterior import check_plates
+from .predict import check_sequences
 
 PILOT = 32  # draws of the start on which the schedule is tuned
 SHRINK = 0.1  # share of the diagonal in the start's covariance
@@ -74,7 +75,8 @@ def log_evidence(
 
     Raises:
         ValueError: for a prior whose log Z is not known (see `pyro_lebm.log_z`), ``exact`` without
-            draws, an inflation or batch size out of range, and as `log_ratio` and `anneal` do.
+            draws, draws of another number of sequences, an inflation or batch size out of range,
+            and as `log_ratio` and `anneal` do.
     """
     program = guide.program
     check_plates(program)
@@ -85,6 +87,8 @@ def log_evidence(
         )
     if exact and draws is None:
         raise ValueError("draws: expected exact ones for exact=True, got None")
+    if draws is not None:
+        check_sequences(draws, series)
     if lacking := unnormalised(program):
         raise ValueError(
             f"guide: expected a model whose priors' log Z is known, got none for "

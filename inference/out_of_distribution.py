@@ -11,6 +11,7 @@ from pyro_lebm.tilts import energies
 from .draws import Draws
 from .evidence import log_evidence
 from .guide import Guide
+from .predict import check_sequences
 from .scores import input_complexity
 
 
@@ -53,14 +54,17 @@ def strangeness(
         batch_size: sequences at once.
 
     Raises:
-        ValueError: for tensors of another shape, and as `log_evidence` does.
+        ValueError: for tensors of another shape, draws of another number of sequences, and as
+            `log_evidence` does.
     """
     n = len(series)
     for name, given in (("log_p", log_p), ("background", background)):
         if given is not None and given.shape != (n,):
             raise ValueError(f"{name}: expected shape ({n},), got {tuple(given.shape)}")
     program = guide.program
-    if draws is None:
+    if draws is not None:
+        check_sequences(draws, series)
+    else:
         draws = guide.posterior(series, draws=num_draws)
     if log_p is None:
         log_p = log_evidence(guide, series, batch_size=batch_size).estimate

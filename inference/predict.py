@@ -65,7 +65,7 @@ def posterior_predict(
         >>> path.shape, path[0, 0, 0, :, 0].tolist()
         (torch.Size([4, 25, 5, 2, 1]), [0.0, 6.0])
     """
-    _check_sequences(draws, series)
+    check_sequences(draws, series)
     arguments = _new_points(series, times, covariates)
     parts = []
     for values, size in _batches(draws, batch_size):
@@ -102,7 +102,7 @@ def log_likelihood(
     Raises:
         ValueError: if draws and series disagree, or the model observes no ``"x"`` per sequence.
     """
-    _check_sequences(draws, series)
+    check_sequences(draws, series)
     parts = []
     for values, size in _batches(draws, batch_size):
         site = _site(_run(model, values, size, series), "x")
@@ -229,7 +229,8 @@ def _by_chain(parts: list[Tensor], draws: Draws) -> Tensor:
     return whole.reshape(draws.num_chains, draws.num_draws, *whole.shape[1:])
 
 
-def _check_sequences(draws: Draws, series: Series) -> None:
+def check_sequences(draws: Draws, series: Series) -> None:
+    """Refuse draws of another number of sequences."""
     if draws.num_sequences != len(series):
         raise ValueError(
             f"draws: expected draws for the {len(series)} sequences of series, "

@@ -178,6 +178,15 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
         log_evidence(guide, series, **options)
 
 
+def test_draws_of_more_or_fewer_sequences_are_refused() -> None:
+    series = lines(3)
+    guide = LangevinGuide(Lines(), series)
+    message = re.escape("draws: expected draws for the 2 sequences of series, got 3")
+    for score in (log_evidence, strangeness):
+        with pytest.raises(ValueError, match=message):
+            score(guide, series[:2], draws=exact_draws(series, 8))
+
+
 def test_an_energy_prior_s_constant_counts_once_a_sequence() -> None:
     torch.manual_seed(0)
     prior = EnergyPrior(MLPEnergy(2, (8,)), base=2, num_chains=8)
