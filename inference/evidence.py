@@ -75,8 +75,8 @@ def log_evidence(
 
     Raises:
         ValueError: for a prior whose log Z is not known (see `pyro_lebm.log_z`), ``exact`` without
-            draws, draws of another number of sequences, an inflation or batch size out of range,
-            and as `log_ratio` and `anneal` do.
+            draws, draws of another number of sequences or with NaN, an inflation or batch size out
+            of range, and as `log_ratio` and `anneal` do.
     """
     program = guide.program
     check_plates(program)
@@ -89,6 +89,8 @@ def log_evidence(
         raise ValueError("draws: expected exact ones for exact=True, got None")
     if draws is not None:
         check_sequences(draws, series)
+        if not all(bool(draws[name].isfinite().all()) for name in draws.sites):
+            raise ValueError("draws: expected finite ones, got NaN or inf")
     if lacking := unnormalised(program):
         raise ValueError(
             f"guide: expected a model whose priors' log Z is known, got none for "

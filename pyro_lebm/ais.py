@@ -72,7 +72,7 @@ def log_ratio(
 
     Raises:
         ValueError: for fewer than two repeats, fewer draws of the start than repeats, none of the
-            target, no rung or move, a level outside (0, 1), or shapes that disagree.
+            target, no rung or move, a level outside (0, 1), shapes that disagree, or NaN.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -135,6 +135,8 @@ def _check(
                 f"{name}: expected at least {least} draws of shape (n, *problems, dim), alike at "
                 f"both ends, got shape {tuple(z.shape)}"
             )
+        if not bool(z.isfinite().all()):
+            raise ValueError(f"{name}: expected finite draws, got NaN or inf")
 
 
 def tuned(path: Path, pilot: Tensor, rungs: int, *, moves: int = 3) -> Schedule:
@@ -185,14 +187,16 @@ def weigh(
     """Log importance weights ``(particles, problems)`` of an annealing up, or down again.
 
     The way down is that up with each (reversible) move undone: it begins at draws of the target,
-    and takes from the weight what the way up adds.
+    and takes from the weight what the way up adds. Draws of either end where the other has no
+    density weigh nothing.
     """
     cloud = evaluate(path, start)
     total = torch.zeros_like(cloud.start)
     for k in reversed(range(schedule.rungs)) if reverse else range(schedule.rungs):
         difference = schedule.temperature[k + 1] - schedule.temperature[k]
         # 0 times -inf is NaN: a rung of no height weighs nothing
-        total = total + torch.where(difference > 0, difference * cloud.gain, 0.0)
+        gain = cloud.loss if reverse else cloud.gain
+        total = total + torch.where(difference > 0, difference * gain, 0.0)
         at = k if reverse else k + 1
         if 0 < at < schedule.rungs:  # the last move would be made after the last weight
             for _ in range(moves):
@@ -200,4 +204,4 @@ def weigh(
                 cloud, _ = move(path, cloud, *settings)
         if bar is not None:
             bar.update()
-    return -total if reverse else total
+    return total

@@ -26,8 +26,12 @@ class Cloud(NamedTuple):
     @property
     def gain(self) -> Tensor:
         """Log target over log start; -inf where it is not finite, as where neither has density."""
-        gain = self.target - self.start
-        return torch.where(torch.isfinite(gain), gain, torch.full_like(gain, -torch.inf))
+        return _finite_or_nothing(self.target - self.start)
+
+    @property
+    def loss(self) -> Tensor:
+        """Log start over log target, for the way back; -inf where it is not finite."""
+        return _finite_or_nothing(self.start - self.target)
 
     def at(self, temperature: Tensor) -> State:
         r"""The chains of :math:`p_0^{1-\lambda} p_1^{\lambda}`, at a temperature per problem."""
@@ -63,6 +67,12 @@ def evaluate(path: Path, position: Tensor) -> Cloud:
     return Cloud(
         z.detach(), log_start.detach(), log_target.detach(), start_gradient, target_gradient
     )
+
+
+def _finite_or_nothing(log_weight: Tensor) -> Tensor:
+    # a particle where its own end has no density, which is no draw of that, weighs nothing either
+    nothing = torch.full_like(log_weight, -torch.inf)
+    return torch.where(torch.isfinite(log_weight), log_weight, nothing)
 
 
 def check_ends(shape: torch.Size, *ends: Tensor) -> None:

@@ -55,8 +55,8 @@ def log_z(
         RuntimeWarning: where the weights rest on too few particles.
 
     Raises:
-        ValueError: for fewer than two particles, ``exact`` without draws, draws of another shape,
-            and as `log_ratio` does.
+        ValueError: for fewer than two particles, ``exact`` without draws, draws of another shape
+            or with NaN, and as `log_ratio` does.
 
     Example:
         >>> import pyro.distributions as dist
@@ -83,6 +83,8 @@ def log_z(
             f"draws: expected shape (n, {', '.join(map(str, fixed.event_shape))}), got "
             f"{tuple(draws.shape)}"
         )
+    if not bool(draws.isfinite().all()):
+        raise ValueError("draws: expected finite ones, got NaN or inf")
     metric = white_metric(fixed.base)
 
     def flat(z: Tensor) -> Tensor:

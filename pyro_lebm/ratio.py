@@ -177,4 +177,6 @@ def _mean_below(values: Tensor, level: float) -> Tensor:
     if n == 1:
         return values[0] + math.log((1 - level) / 2)
     t = float(stats.t.ppf((1 + level) / 2, n - 1))
-    return values.mean(0) - t * values.std(0) / math.sqrt(n)
+    below = values.mean(0) - t * values.std(0) / math.sqrt(n)
+    # a repeat of no weight at all, of which no standard deviation can be had
+    return torch.where((values == -torch.inf).any(0), -torch.inf, below)

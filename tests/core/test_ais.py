@@ -120,6 +120,25 @@ def test_bounds_hold_as_often_as_they_say() -> None:
 
 
 @POOR
+def test_where_one_end_has_no_density_its_weights_are_zero() -> None:
+    def half(z: Tensor) -> Tensor:
+        return torch.where(z[..., 0] > 0, normal(z), -torch.inf)
+
+    n = 4000
+    options: dict[str, Any] = {"rungs": 4, "exact": True, "level": 1 - 1e-6}
+    z, pilot = torch.randn(n, 1), torch.randn(64, 1)
+    wider = log_ratio(lambda z: (half(z), normal(z)), z.abs(), z, pilot=pilot.abs(), **options)
+    # backward weights are 0 for the half that the start never sees, and Z0 / Z1 in the mean
+    weight = wider.backward.exp()
+    assert abs(float((weight == 0).double().mean()) - 0.5) < 5 * 0.5 / math.sqrt(n)
+    assert float(wider.reverse) == pytest.approx(math.log(2), abs=5 / math.sqrt(n))
+    assert bool((wider.forward == 0).all()) and wider.upper > math.log(2)
+    narrower = log_ratio(lambda z: (normal(z), half(z)), z, z.abs(), pilot=pilot, **options)
+    assert_mean_one(narrower.forward, -math.log(2))
+    assert narrower.lower < -math.log(2) and bool(narrower.gap.isfinite())
+
+
+@POOR
 def test_one_exact_draw_bounds_by_markov_s_inequality() -> None:
     problems, level = 400, 0.8
     found = log_ratio(
@@ -189,6 +208,10 @@ def test_it_says_what_it_is() -> None:
         ({"start": torch.zeros(4, 1)}, "start: expected at least 8 draws of shape"),
         ({"target": torch.zeros(8, 2)}, "target: expected at least 1 draws of shape"),
         ({"target": torch.zeros(0, 1)}, "target: expected at least 1 draws of shape"),
+        (
+            {"target": torch.full((8, 1), torch.nan)},
+            "target: expected finite draws, got NaN or inf",
+        ),
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:

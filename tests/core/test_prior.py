@@ -256,6 +256,7 @@ def test_a_bad_energy_or_base_is_refused_at_construction() -> None:
         ({"repeats": 1}, "repeats, rungs, moves: expected at least 2, 1 and 1, got 1"),
         ({"exact": True}, "draws: expected exact ones for exact=True, got None"),
         ({"draws": torch.zeros(100, 3)}, "draws: expected shape (n, 2), got (100, 3)"),
+        ({"draws": torch.full((9, 2), torch.nan)}, "draws: expected finite ones, got NaN or inf"),
     ],
 )
 def test_what_no_constant_comes_of_is_refused(options: dict[str, Any], message: str) -> None:

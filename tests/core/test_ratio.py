@@ -59,6 +59,18 @@ def test_a_constant_that_is_only_estimated_leaves_no_bound_below() -> None:
     assert "no bound above" in str(neither) and "no bound below" in str(neither)
 
 
+def test_a_repeat_of_no_weight_leaves_no_bound_but_no_nan_either() -> None:
+    none = torch.zeros(4, 3, 2)
+    none[1, :, 1] = -torch.inf  # of the second problem
+    fine = torch.zeros(4, 3, 2)
+    below, above = LogRatio(none, fine, exact=True), LogRatio(fine, none, exact=True)
+    assert below.lower.tolist() == [0.0, -math.inf] and below.upper.tolist() == [0.0, 0.0]
+    assert above.upper.tolist() == [0.0, math.inf] and above.lower.tolist() == [0.0, 0.0]
+    none[..., 1] = -torch.inf
+    nothing = LogRatio(none, none, exact=True)
+    assert nothing.gap.tolist() == [0.0, math.inf] and bool(nothing.poor[1])
+
+
 @pytest.mark.parametrize(
     ("given", "effective", "poor"),
     [

@@ -178,13 +178,17 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
         log_evidence(guide, series, **options)
 
 
-def test_draws_of_more_or_fewer_sequences_are_refused() -> None:
+def test_draws_of_other_sequences_and_nan_are_refused() -> None:
     series = lines(3)
     guide = LangevinGuide(Lines(), series)
     message = re.escape("draws: expected draws for the 2 sequences of series, got 3")
     for score in (log_evidence, strangeness):
         with pytest.raises(ValueError, match=message):
             score(guide, series[:2], draws=exact_draws(series, 8))
+    holed = exact_draws(series, 8)
+    holed["z0"][0, 5, 1] = torch.nan
+    with pytest.raises(ValueError, match="draws: expected finite ones, got NaN or inf"):
+        log_evidence(guide, series, draws=holed)
 
 
 def test_an_energy_prior_s_constant_counts_once_a_sequence() -> None:
