@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_lebm.ais import LogRatio, log_ratio
+from pyro_lebm.ais import check_settings, log_ratio
 from pyro_lebm.program import Program
+from pyro_lebm.ratio import LogRatio
 from pyro_lebm.series import Series
 from pyro_lebm.tilts import estimated, unnormalised
 
@@ -55,7 +56,7 @@ def log_evidence(
         guide: any guide of the model. Whatever it knows, the estimate is of the model; an encoder
             helps to find posteriors that lie far from the prior.
         series: N sequences.
-        particles: of a repeat, each way.
+        particles: of a repeat, each way; at least 2 without ``draws``.
         repeats: independent groups of particles.
         rungs: temperatures; more of them make the gap smaller.
         moves: Langevin steps at each.
@@ -75,22 +76,13 @@ def log_evidence(
 
     Raises:
         ValueError: for a prior whose log Z is not known (see `pyro_lebm.log_z`), ``exact`` without
-            draws, draws of another number of sequences or with NaN, an inflation or batch size out
-            of range, and as `log_ratio` and `anneal` do.
+            draws, draws of another number of sequences or with NaN, particles, an inflation or a
+            batch size out of range, and as `log_ratio` and `anneal` do.
     """
     program = guide.program
     check_plates(program)
-    if not inflation > 0 or batch_size < 1:
-        raise ValueError(
-            "inflation, batch_size: expected more than 0 and at least 1, got "
-            f"{inflation} and {batch_size}"
-        )
-    if exact and draws is None:
-        raise ValueError("draws: expected exact ones for exact=True, got None")
-    if draws is not None:
-        check_sequences(draws, series)
-        if not all(bool(draws[name].isfinite().all()) for name in draws.sites):
-            raise ValueError("draws: expected finite ones, got NaN or inf")
+    check_settings(repeats, rungs, moves, level)
+    _check(series, draws, exact, particles, inflation, batch_size)
     if lacking := unnormalised(program):
         raise ValueError(
             f"guide: expected a model whose priors' log Z is known, got none for "
@@ -120,6 +112,31 @@ def log_evidence(
         torch.cat(each, -1) for each in zip(*((p.forward, p.backward) for p in parts), strict=True)
     )
     return LogRatio(forward, backward, exact, level, estimated(program))
+
+
+def _check(
+    series: Series,
+    draws: Draws | None,
+    exact: bool,
+    particles: int,
+    inflation: float,
+    batch_size: int,
+) -> None:
+    least = 2 if draws is None else 1  # populations to begin the way back with are of so many
+    if particles < least:
+        raise ValueError(f"particles: expected at least {least}, got {particles}")
+    if not inflation > 0 or batch_size < 1:
+        raise ValueError(
+            "inflation, batch_size: expected more than 0 and at least 1, got "
+            f"{inflation} and {batch_size}"
+        )
+    if draws is None:
+        if exact:
+            raise ValueError("draws: expected exact ones for exact=True, got None")
+        return
+    check_sequences(draws, series)
+    if not all(bool(draws[name].isfinite().all()) for name in draws.sites):
+        raise ValueError("draws: expected finite ones, got NaN or inf")
 
 
 def _packed(program: Program, draws: Draws) -> Tensor:

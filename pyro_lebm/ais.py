@@ -72,7 +72,8 @@ def log_ratio(
 
     Raises:
         ValueError: for fewer than two repeats, fewer draws of the start than repeats, none of the
-            target, no rung or move, a level outside (0, 1), shapes that disagree, or NaN.
+            target, fewer than two of the pilot, no rung or move, a level outside (0, 1), shapes,
+            dtypes or devices that disagree, or NaN.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -83,7 +84,8 @@ def log_ratio(
         >>> bool(found.lower < torch.tensor(2.0).log() < found.upper)
         True
     """
-    _check(start, target, repeats, rungs, moves, level)
+    check_settings(repeats, rungs, moves, level)
+    _check_draws(start, target, pilot, repeats)
     problems = start.shape[1:-1]
     size = problems.numel()
 
@@ -119,9 +121,12 @@ def log_ratio(
     return found
 
 
-def _check(
-    start: Tensor, target: Tensor, repeats: int, rungs: int, moves: int, level: float
-) -> None:
+def check_settings(repeats: int, rungs: int, moves: int, level: float) -> None:
+    """Refuse settings of `log_ratio`, before any work starts.
+
+    Raises:
+        ValueError: for fewer than two repeats, no rung or move, or a level outside (0, 1).
+    """
     if repeats < 2 or rungs < 1 or moves < 1:
         raise ValueError(
             "repeats, rungs, moves: expected at least 2, 1 and 1, got "
@@ -129,11 +134,19 @@ def _check(
         )
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number in (0, 1), got {level}")
-    for name, z, least in (("start", start, repeats), ("target", target, 1)):
+
+
+def _check_draws(start: Tensor, target: Tensor, pilot: Tensor, repeats: int) -> None:
+    for name, z, least in (("start", start, repeats), ("target", target, 1), ("pilot", pilot, 2)):
         if z.ndim < 2 or len(z) < least or z.shape[1:] != start.shape[1:]:
             raise ValueError(
                 f"{name}: expected at least {least} draws of shape (n, *problems, dim), alike at "
                 f"both ends, got shape {tuple(z.shape)}"
+            )
+        if (z.dtype, z.device) != (start.dtype, start.device):
+            raise ValueError(
+                f"{name}: expected {start.dtype} on {start.device} as start is, got {z.dtype} on "
+                f"{z.device}"
             )
         if not bool(z.isfinite().all()):
             raise ValueError(f"{name}: expected finite draws, got NaN or inf")

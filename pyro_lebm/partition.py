@@ -7,10 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .ais import LogRatio, log_ratio
+from .ais import check_settings, log_ratio
 from .base import white_metric
 from .distribution import EnergyBased, annealed, path_from_base
 from .prior import EnergyPrior
+from .ratio import LogRatio
 
 PILOT = 256  # draws of the base on which the schedule is tuned
 
@@ -68,19 +69,20 @@ def log_z(
         >>> bool(found.lower < 2.0 < found.upper)
         True
     """
-    distribution = prior if isinstance(prior, EnergyBased) else cast(EnergyBased, prior())
-    fixed = distribution.fixed()
+    check_settings(repeats, rungs, moves, level)
     if particles < 2:
         raise ValueError(f"particles: expected at least 2, got {particles}")
     if exact and draws is None:
         raise ValueError("draws: expected exact ones for exact=True, got None")
+    distribution = prior if isinstance(prior, EnergyBased) else cast(EnergyBased, prior())
+    fixed = distribution.fixed()
     total = particles * repeats
     if draws is None:
         draws = annealed(fixed, total, keep=0.85, moves=5).position
         draws = draws.reshape(total, *fixed.event_shape)
     if draws.shape[1:] != fixed.event_shape:
         raise ValueError(
-            f"draws: expected shape (n, {', '.join(map(str, fixed.event_shape))}), got "
+            f"draws: expected shape ({', '.join(['n', *map(str, fixed.event_shape)])}), got "
             f"{tuple(draws.shape)}"
         )
     if not bool(draws.isfinite().all()):

@@ -212,10 +212,16 @@ def test_it_says_what_it_is() -> None:
             {"target": torch.full((8, 1), torch.nan)},
             "target: expected finite draws, got NaN or inf",
         ),
+        ({"pilot": torch.zeros(1, 1)}, "pilot: expected at least 2 draws of shape"),
+        ({"pilot": torch.zeros(8, 2)}, "pilot: expected at least 2 draws of shape"),
+        ({"pilot": torch.full((8, 1), torch.inf)}, "pilot: expected finite draws, got NaN or inf"),
+        (
+            {"target": torch.zeros(8, 1).double()},
+            "target: expected torch.float32 on cpu as start is, got torch.float64 on cpu",
+        ),
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:
-    given = {"start": torch.zeros(8, 1), "target": torch.zeros(8, 1), **options}
-    start, target = given.pop("start"), given.pop("target")
+    draws = {"start": torch.zeros(8, 1), "target": torch.zeros(8, 1), "pilot": torch.randn(8, 1)}
     with pytest.raises(ValueError, match=re.escape(message)):
-        log_ratio(lambda z: (normal(z),) * 2, start, target, pilot=torch.randn(8, 1), **given)
+        log_ratio(lambda z: (normal(z),) * 2, **(draws | options))

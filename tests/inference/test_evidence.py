@@ -169,11 +169,17 @@ def test_scores_that_hang_on_others() -> None:
         ({"batch_size": 0}, "got 1.5 and 0"),
         ({"exact": True}, "draws: expected exact ones for exact=True, got None"),
         ({"repeats": 1}, "repeats, rungs, moves: expected at least 2"),
+        ({"rungs": 0}, "got 4, 0 and 1"),
+        ({"level": 2.0}, "level: expected a number in (0, 1), got 2.0"),
+        ({"particles": 1}, "particles: expected at least 2, got 1"),
     ],
 )
-def test_bad_input(options: dict[str, Any], message: str) -> None:
+def test_bad_input_is_refused_before_anything_is_annealed(
+    options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     series = lines(2)
     guide = LangevinGuide(Lines(), series)
+    monkeypatch.setattr(LangevinGuide, "annealed", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(ValueError, match=re.escape(message)):
         log_evidence(guide, series, **options)
 
