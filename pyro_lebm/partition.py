@@ -32,10 +32,10 @@ def log_z(
 
     By annealed importance sampling both ways, see `pyro_lebm.ais.log_ratio`. An `EnergyPrior`
     remembers the forward estimate, whose weights are unbiased, as its ``log_z`` for as long as its
-    parameters stay as they are: scores are normalised from then on. It remembers both sides too:
-    bounds of log p(x) need bounds of log Z (see `log_evidence`), that from below one from above,
-    which only exact draws give. A log Z whose weights rest on too few particles (`LogRatio.poor`),
-    of which there is a warning, is not kept: what the prior remembered before then stands.
+    parameters and buffers stay as they are: scores are normalised from then on. It remembers both
+    sides too: bounds of log p(x) need bounds of log Z (see `log_evidence`), that from below one
+    from above, which only exact draws give. A log Z whose weights rest on too few particles
+    (`LogRatio.poor`), of which there is a warning, is not kept: what was remembered before stands.
 
     A small gap shows that the annealing is slow enough for whatever the draws have seen. It does
     not show that they have seen every mode: with draws of the density that are not exact, both

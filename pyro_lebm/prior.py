@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -137,9 +138,9 @@ class EnergyPrior(PyroModule):
 
     def _negatives(self) -> Tensor:
         """Negatives for the parameters as they are: drawn once, then remembered."""
-        if self._cache is None or not self._stands(self._cache[1]):
+        if self._cache is None or not _same(self.parameters(), self._cache[1]):
             with timed("prior chains"):
-                self._cache = (self._new_negatives(), self._values())
+                self._cache = (self._new_negatives(), _copies(self.parameters()))
         return self._cache[0]
 
     def forget(self) -> None:
@@ -202,7 +203,7 @@ class EnergyPrior(PyroModule):
 
     @property
     def log_z(self) -> Tensor | None:
-        """log Z if it was set for the parameters as they are, as `pyro_lebm.log_z` does.
+        """log Z if it was set for parameters and buffers as they are, as `pyro_lebm.log_z` does.
 
         A number that it is set to counts as known exactly; a `LogRatio` brings its error along.
         """
@@ -213,21 +214,15 @@ class EnergyPrior(PyroModule):
     def log_z(self, value: LogRatio | Tensor | float) -> None:
         source = value if isinstance(value, LogRatio) else None
         number = torch.as_tensor(value if source is None else source.estimate).detach()
-        self._log_z = _LogZ(number, source, self._values())
+        self._log_z = _LogZ(number, source, _copies(self._density()))
 
     def _known(self) -> _LogZ | None:
-        return self._log_z if self._log_z and self._stands(self._log_z.parameters) else None
+        return self._log_z if self._log_z and _same(self._density(), self._log_z.of) else None
 
-    def _values(self) -> list[Tensor]:
-        # Copies: torch's count of in-place writes misses optimisers that write to `p.data`.
-        return [p.detach().clone() for p in self.parameters()]
-
-    def _stands(self, then: list[Tensor]) -> bool:
-        """Whether the parameters still are what they were."""
-        return all(
-            (a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b)
-            for a, b in zip(self.parameters(), then, strict=True)
-        )
+    def _density(self) -> list[Tensor]:
+        """All that the density is made of: buffers too, such as a matched base's."""
+        parts = (self.energy, self.base)
+        return [*self.parameters(), *(b for part in parts for b in part.buffers())]
 
     # For the trainer
 
@@ -249,11 +244,23 @@ class EnergyPrior(PyroModule):
 
 
 class _LogZ(NamedTuple):
-    """log Z, whence it is if it was estimated, and of which parameters."""
+    """log Z, whence it is if it was estimated, and of which parameters and buffers."""
 
     value: Tensor
     source: LogRatio | None
-    parameters: list[Tensor]
+    of: list[Tensor]
+
+
+def _copies(values: Iterable[Tensor]) -> list[Tensor]:
+    # torch's count of in-place writes would miss optimisers that write to `p.data`
+    return [v.detach().clone() for v in values]
+
+
+def _same(now: Iterable[Tensor], then: list[Tensor]) -> bool:
+    return all(
+        (a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b)
+        for a, b in zip(now, then, strict=True)
+    )
 
 
 def _check_name(argument: str, value: str, allowed: tuple[str, ...]) -> None:

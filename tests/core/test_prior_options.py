@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from learned import Model, Quadratic, bent, step_of
+from pyro_lebm.base import FullNormal
 from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.partition import log_z
 from pyro_lebm.potential import potential
@@ -113,6 +114,21 @@ def test_log_z_is_estimated_kept_and_forgotten() -> None:
         assert prior().log_z is None
     log_z(prior, particles=16, repeats=2, rungs=20)
     step_of(Model(prior, torch.zeros(3, 1)), "ClippedAdam").step()
+    assert prior.log_z is None
+
+
+def test_log_z_is_forgotten_when_a_buffer_of_the_density_changes() -> None:
+    energy = bent()
+    energy.register_buffer("shift", torch.zeros(2))
+    base = FullNormal(2)
+    prior = EnergyPrior(energy, base, num_chains=4)
+    prior.log_z = 1.0
+    prior.chains.run(lambda z: -z.square().sum(-1), 1)  # chains are no part of the density
+    assert prior.log_z == 1.0
+    base.match(torch.randn(10, 2))
+    assert prior.log_z is None
+    prior.log_z = 1.0
+    energy.shift += 1.0
     assert prior.log_z is None
 
 
