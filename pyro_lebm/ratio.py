@@ -33,7 +33,8 @@ class LogRatio:
         forward: log weights ``(repeats, particles, *problems)`` from draws of the start.
         backward: log weights ``(repeats', particles', *problems)`` from draws of the target.
         exact: whether those draws are exact; else the upper side is an estimate and no bound.
-        level: confidence with which ``lower`` and ``upper`` hold the truth between them.
+        level: confidence with which ``lower`` and ``upper`` hold the truth between them, provided
+            that repeats are as many and as large as `lower` says.
         constants: log ratios that the weights are divided by at their estimates, each with how
             often: the log Z of priors, where it was estimated.
     """
@@ -65,6 +66,11 @@ class LogRatio:
     @property
     def lower(self) -> Tensor:
         """A bound from below: that of Jensen, less the width of a t interval over repeats.
+
+        The interval takes the log means of repeats for about normal, and cannot know of weights
+        that no particle had. The more particles a repeat has, the better that holds: of weights 1,
+        and a tenth of them e^-20, ``lower`` at 95 % exceeds the truth in 43 % of cases for 8
+        repeats of one particle and in 4 % for 8 of 32, in the place of 2.5 %.
 
         Raises:
             ValueError: where log Z of a prior has no bound from above, see ``constants``.
