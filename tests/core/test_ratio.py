@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,26 @@ def log_means(log_weight: Tensor) -> Tensor:
 def near(log_z: float, *, exact: bool = True, repeats: int = 6) -> LogRatio:
     forward, backward = (torch.randn(repeats, 5).double() / 4 for _ in range(2))
     return LogRatio(log_z + forward, backward - log_z, exact)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+@pytest.mark.parametrize("repeats", [2, 7])
+def test_bounds_are_ends_of_t_intervals_over_repeats(repeats: int, level: float) -> None:
+    found = replace(near(0.7, repeats=repeats), level=level)
+    assert float(found.lower) == pytest.approx(interval(log_means(found.forward), level)[0])
+    assert float(found.upper) == pytest.approx(-interval(log_means(found.backward), level)[0])
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_either_bound_misses_as_often_as_it_says_and_no_less_often(level: float) -> None:
+    # weights so even that Jensen's bias is 1 % of an interval's standard error
+    problems, spread = 20_000, 0.02
+    one, other = (spread * torch.randn(8, 4, problems) - spread**2 / 2 for _ in range(2))
+    found, says = LogRatio(one, other, exact=True, level=level), (1 - level) / 2
+    error = math.sqrt(says * (1 - says) / problems)
+    for missed in (found.lower > 0, found.upper < 0):
+        # five standard errors, and the bias: a false alarm about once in a million
+        assert abs(float(missed.double().mean()) - says) < 5 * error + 0.03 * says
 
 
 def test_constants_taken_off_widen_the_bounds_at_a_joint_level() -> None:
