@@ -66,16 +66,17 @@ def test_draws_of_another_posterior_betray_themselves() -> None:
 
 
 class Tilted(PyroModule):
-    """z ~ N(0, 1) tilted to N(2, 1), x ~ N(z, 1): x ~ N(2, 2)."""
+    """z ~ N(0, 1) tilted to N(2, 1), x ~ N(z, noise^2): x ~ N(2, 1 + noise^2)."""
 
-    def __init__(self) -> None:
+    def __init__(self, noise: float = 1.0) -> None:
         super().__init__()
+        self.noise = noise
         self.prior = EnergyPrior(Slope(), base=1, num_chains=8)
 
     def forward(self, series: Series) -> None:
         with pyro.plate("sequences", series.total, subsample=series.index):
             z = pyro.sample("z", self.prior())
-            x = dist.Normal(z.unsqueeze(-1), 1.0).mask(series.mask).to_event(2)
+            x = dist.Normal(z.unsqueeze(-1), self.noise).mask(series.mask).to_event(2)
             pyro.sample("x", x, obs=series.filled)
 
 
@@ -107,10 +108,34 @@ def test_the_constant_of_an_energy_is_in_it() -> None:
     assert torch.allclose(told["energy"], -2 * posterior, atol=2 * error)
     assert torch.allclose(told["evidence"], -truth, atol=0.2)
     assert told["evidence"].argmax() == 3 == told["log joint"].argmax()
-    misfit = 0.5 * math.log(2 * math.pi) + 0.5 * ((x - posterior) ** 2 + 0.5)
-    assert torch.allclose(told["reconstruction"], misfit, atol=1.0)
-    prior = 0.5 * math.log(2 * math.pi) + 0.5 * ((posterior - 2) ** 2 + 0.5)
-    assert torch.allclose(told["prior"], prior, atol=1.0)
+
+
+def test_each_score_is_of_what_its_name_says() -> None:
+    n, noise, x = 4000, 0.5, torch.tensor([0.0, 1.0, 2.0, 5.0])
+    series, model = Series(torch.zeros(1), x[:, None, None]), Tilted(noise)
+    guide, truth = LangevinGuide(model, series), dist.Normal(2.0, 1.25**0.5).log_prob(x)
+    model.prior.log_z = 2.0
+    mean, sd = (2 + 4 * x) / 5, 0.2**0.5  # of the posterior
+    draws = Draws({"z": (mean + sd * torch.randn(n, 4))[None, ..., None]})
+    told = strangeness(guide, series, draws=draws, log_p=truth)
+
+    def surprise(loc: Tensor | float, scale: float) -> tuple[Tensor, Tensor]:
+        """Mean of -log N(loc, scale^2) over the posterior, and five standard errors of draws'."""
+        gap = mean - loc
+        expected = 0.5 * (gap**2 + sd**2) / scale**2 + math.log(scale * math.sqrt(2 * math.pi))
+        spread = (gap**2 * sd**2 + 0.5 * sd**4).sqrt() / scale**2
+        return expected, 5 * spread / math.sqrt(n)
+
+    for name, (expected, error) in {
+        "prior": surprise(2.0, 1.0),
+        "reconstruction": surprise(x, noise),
+        "energy": (-2 * mean, torch.tensor(5 * 2 * sd / math.sqrt(n))),
+    }.items():
+        assert bool(((told[name] - expected).abs() < error).all()), name
+        assert float(error.max()) < 0.2
+    # the best of so many draws is next to the mode
+    best = truth + dist.Normal(0.0, sd).log_prob(torch.tensor(0.0))
+    assert torch.allclose(told["log joint"], -best, atol=1e-3)
 
 
 def test_bounds_of_the_evidence_know_how_well_log_z_is_known() -> None:
