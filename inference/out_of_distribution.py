@@ -23,6 +23,7 @@ def strangeness(
     num_draws: int = 32,
     log_p: Tensor | None = None,
     background: Tensor | None = None,
+    limits: tuple[float, float] | None = None,
     batch_size: int = 50,
 ) -> dict[str, Tensor]:
     r"""Scores of each sequence, by name ``(N,)``, in nats; give them to `scores.detection`.
@@ -41,21 +42,24 @@ def strangeness(
     ======================  ============================================================
 
     All are summed over a sequence's observed entries, so that sequences to be compared should have
-    as many of them.
+    as many of them. ``input complexity`` can be compared only between sequences of one call, or
+    of calls with the same ``limits``.
 
     Args:
         guide: of the model, trained.
-        series: N sequences, familiar and strange ones alike.
+        series: N sequences, familiar and strange ones alike, or with ``limits`` some of them.
         draws: of the posterior; default ``num_draws`` of the guide's own.
         num_draws: how many.
         log_p: log p(x) ``(N,)`` if it is known already; else `log_evidence` estimates it.
         background: :math:`\log p_b(x)` ``(N,)`` of another model, such as one that learned from
             the same sequences with noise added; without it there is no likelihood ratio.
+        limits: lowest and highest value for `scores.input_complexity`, the same in each call;
+            default the least and the greatest of ``series``.
         batch_size: sequences at once.
 
     Raises:
         ValueError: for tensors of another shape, draws of another number of sequences, and as
-            `log_evidence` does.
+            `input_complexity` and `log_evidence` do.
     """
     n = len(series)
     for name, given in (("log_p", log_p), ("background", background)):
@@ -83,7 +87,7 @@ def strangeness(
         "prior": -of_prior.mean(0),
         "reconstruction": -of_data.mean(0),
         "evidence": -log_p,
-        "input complexity": -log_p - input_complexity(series).to(log_p),
+        "input complexity": -log_p - input_complexity(series, limits=limits).to(log_p),
     }
     if all(each is not None for each in energy):
         found["energy"] = torch.cat([e for e in energy if e is not None], -1).mean(0)

@@ -67,20 +67,29 @@ def _finite_range(score: Tensor) -> tuple[float, float]:
     return float(finite.min()) - 1, float(finite.max()) + 1
 
 
-def input_complexity(series: Series, *, levels: int = 256) -> Tensor:
+def input_complexity(
+    series: Series, *, levels: int = 256, limits: tuple[float, float] | None = None
+) -> Tensor:
     """Nats that a compressor needs for what was observed of each sequence, ``(N,)``.
 
-    Values are rounded to even levels between the least and the greatest of the data, and the
-    differences along time of each feature compressed by zlib. Taken from the score -log p(x), it
-    leaves what the model finds strange beyond a sequence's own intricacy (Serra et al. 2020, arXiv
-    1909.11480).
+    Values are rounded to even levels between two limits, and the differences along time of each
+    feature compressed by zlib. Taken from the score -log p(x), it leaves what the model finds
+    strange beyond a sequence's own intricacy (Serra et al. 2020, arXiv 1909.11480).
+
+    Sizes depend on the limits: one value far out leaves fewer levels to all others, and lowers the
+    complexity of every sequence of its call. Only sizes by the same limits can be compared.
 
     Args:
-        series: the sequences; those to be compared with each other at once, as all share a scale.
+        series: the sequences.
         levels: of rounding, at most 256.
+        limits: the lowest and the highest value, in the series' units and of all features alike;
+            what lies beyond is put there. By default the least and the greatest observed value of
+            this series, which is right only if all that are to be compared are in it; sequences
+            scored in separate calls need limits, such as those of the training data.
 
     Raises:
-        ValueError: for fewer than 2 or more than 256 levels.
+        ValueError: for fewer than 2 or more than 256 levels, or limits that are not finite or do
+            not rise.
 
     Example:
         >>> x = torch.stack([torch.zeros(200, 1), torch.rand(200, 1)])
@@ -90,8 +99,10 @@ def input_complexity(series: Series, *, levels: int = 256) -> Tensor:
     """
     if not 2 <= levels <= 256:
         raise ValueError(f"levels: expected 2 to 256, got {levels}")
-    seen = series.values[series.mask]
-    low, span = seen.min(), (seen.max() - seen.min()).clamp(min=torch.finfo(seen.dtype).tiny)
+    low, high = _limits(series) if limits is None else limits
+    if limits is not None and not -math.inf < low < high < math.inf:
+        raise ValueError(f"limits: expected finite numbers low < high, got {low} and {high}")
+    span = max(high - low, torch.finfo(series.values.dtype).tiny)
     rounded = ((series.filled - low) / span * (levels - 1)).round().clamp(0, levels - 1)
     found = []
     for value, mask in zip(rounded.cpu(), series.mask.cpu(), strict=True):
@@ -100,3 +111,8 @@ def input_complexity(series: Series, *, levels: int = 256) -> Tensor:
         raw = (changes.long() % 256).to(torch.uint8).numpy().tobytes()
         found.append(8 * math.log(2) * len(zlib.compress(raw, 9)))
     return torch.tensor(found, dtype=series.values.dtype)
+
+
+def _limits(series: Series) -> tuple[float, float]:
+    seen = series.values[series.mask]
+    return float(seen.min()), float(seen.max())

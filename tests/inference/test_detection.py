@@ -57,3 +57,26 @@ def test_intricate_sequences_cost_more() -> None:
     assert bool((input_complexity(few) < sizes[2] / 3).all())
     with pytest.raises(ValueError, match=re.escape("levels: expected 2 to 256, got 1")):
         input_complexity(few, levels=1)
+
+
+def test_complexities_of_separate_calls_are_on_one_scale_by_limits() -> None:
+    t, x = torch.arange(400.0), torch.randn(40, 400, 1)
+    x[30, 7] = 20.0
+    here, there, both = Series(t, x[:20]), Series(t, x[20:]), input_complexity(Series(t, x))
+    # the outlier alone leaves its companions fewer levels than their like in the other call
+    assert detection(input_complexity(there), input_complexity(here)).auroc == 1.0
+    limits = (float(x.min()), float(x.max()))
+    apart = [input_complexity(part, limits=limits) for part in (here, there)]
+    assert torch.equal(torch.cat(apart), both)
+    # what lies beyond the limits counts as if it lay there
+    assert torch.equal(
+        input_complexity(there, limits=(-3.0, 3.0)),
+        input_complexity(Series(t, x[20:].clamp(-3.0, 3.0)), limits=(-3.0, 3.0)),
+    )
+
+
+@pytest.mark.parametrize("limits", [(1.0, 1.0), (0.0, math.nan), (-math.inf, 0.0)])
+def test_limits_that_are_none(limits: tuple[float, float]) -> None:
+    message = f"limits: expected finite numbers low < high, got {limits[0]} and {limits[1]}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        input_complexity(Series(torch.zeros(1), torch.zeros(2, 1, 1)), limits=limits)

@@ -21,6 +21,7 @@ import straight_lines
 from pyro_lebm import EnergyBased, EnergyPrior, LogRatio, MLPEnergy, Series, log_z
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, log_evidence, strangeness
 from pyro_lebm.inference.draws import Draws
+from pyro_lebm.inference.scores import input_complexity
 from pyro_lebm.models import LatentODE
 from straight_lines import Lines, lines
 
@@ -181,6 +182,10 @@ def test_scores_that_hang_on_others() -> None:
     assert told["likelihood ratio"].tolist() == [3.0, 2.0, 1.0, 0.0]
     assert bool((told["input complexity"] < told["evidence"]).all())
     assert all(score.shape == (4,) and bool(score.isfinite().all()) for score in told.values())
+    clipped = strangeness(guide, series, num_draws=3, log_p=log_p, limits=(50.0, 60.0))
+    size = input_complexity(series, limits=(50.0, 60.0))
+    assert torch.equal(clipped["input complexity"], -log_p - size)
+    assert not torch.equal(clipped["input complexity"], told["input complexity"])
     with pytest.raises(ValueError, match=re.escape("log_p: expected shape (4,), got (3,)")):
         strangeness(guide, series, log_p=torch.zeros(3))
     with pytest.raises(ValueError, match=re.escape("background: expected shape (4,), got ()")):
