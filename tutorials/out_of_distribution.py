@@ -149,10 +149,13 @@ print(f"sigma of the background model {background.emission.scale.item():.3f}")
 #
 # Dots were given; the band is predicted. What a model cannot express it cannot follow, however
 # hard inference tries. (Warnings of few effective particles come from the strange ones, whose
-# posteriors lie where annealing has far to go: the evidence of these is rough.)
+# posteriors lie where annealing has far to go: the evidence of these is rough.) Each kind is scored
+# by itself, so that the compressor has to be told on what scale to see them: that of training.
 
 # %%
 found, predicted = {}, {}
+heights = train.values[train.mask]
+limits = (float(heights.min()), float(heights.max()))
 effort: dict[str, Any] = {"particles": 16, "repeats": 2, "rungs": size(60, 10)}
 for name, series in given.items():
     draws = guide.posterior(series, draws=size(32, 20), particles=size(32, 20))
@@ -162,6 +165,7 @@ for name, series in given.items():
         draws=draws,
         log_p=log_evidence(guide, series, draws=draws, **effort).estimate,
         background=log_evidence(background_guide, series, **effort).estimate,
+        limits=limits,
     )
     few = draws.select([0, 1])
     predicted[name] = posterior_predict(model, few, series[:2], torch.linspace(0, 5, 201))
