@@ -54,7 +54,7 @@ def _prior(row: Row, effort: Effort) -> Figures:
         ratio = log_z(prior, particles=64, rungs=rungs)
         if abs(float(ratio.gap)) < GAP:
             break
-    prior.log_z = ratio.estimate  # however good it is, which the table tells
+    prior.log_z = ratio  # however good it is, which the table tells
     sd = float(energy.detach().std())
     return {
         "energy_sd": sd,

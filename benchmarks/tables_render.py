@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
+from tables_figures import (
+    Get,
+    all_rows,
+    at,
+    mean,
+    over_sequences,
+    short,
+    table,
+    told_of,
+    values,
+)
 
 from pyro_lebm.inference.scores import bootstrap_interval, paired_interval
 
@@ -43,7 +52,6 @@ PUBLISHED = {
 SHARES = (0.1, 0.2, 0.3, 0.5)
 
 Report = dict[str, Any]
-Get = Callable[[dict[str, Any]], float | None]
 
 
 def render_all(results: Path, tables: Path) -> None:
@@ -84,7 +92,7 @@ def _made(rows: dict[str, list[Any]]) -> str:
     """Machines and commits of all figures, as they may have been made one after another."""
 
     def all_of(*keys: str) -> str:
-        found = {_at(*keys)(row) for row in _all(rows)}
+        found = {at(*keys)(row) for row in all_rows(rows)}
         return ", ".join(sorted(str(x) for x in found if x is not None))
 
     return (
@@ -113,11 +121,11 @@ def _errors(rows: dict[str, list[Any]], about: Report) -> str:
         title = "Mean squared error x 100, in published units, by share of points observed."
         head = ["row", *(f"{float(key.split()[1]):.0%}" for key in shares), *COST]
         for name, seeds in rows.items():
-            scores = [_told(seeds, _at(key, "mse"), 100) for key in shares]
+            scores = [told_of(seeds, at(key, "mse"), 100) for key in shares]
             told.append([name, *scores, *_cost(seeds)])
         for name, figures in PUBLISHED[about["protocol"]].items():
             told.append([name, *(f"{x:.3f}" for x in figures), *[""] * len(COST)])
-        return f"{title}\n\n{_table(head, told)}"
+        return f"{title}\n\n{table(head, told)}"
     names = {
         "mse": "MSE",
         "mse_hidden": "hidden points",
@@ -126,12 +134,12 @@ def _errors(rows: dict[str, list[Any]], about: Report) -> str:
         "outside_mse": "outside the training range",
         "crps": "CRPS",
     }
-    present = [n for n in names if any(s[shares[0]].get(n) is not None for s in _all(rows))]
+    present = [n for n in names if any(s[shares[0]].get(n) is not None for s in all_rows(rows))]
     for name, seeds in rows.items():
-        scores = [_told(seeds, _at(shares[0], n)) for n in present]
+        scores = [told_of(seeds, at(shares[0], n)) for n in present]
         told.append([name, *scores, *_cost(seeds)])
     title = "Mean squared errors of the posterior mean, by each row's own inference."
-    return f"{title}\n\n{_table(['row', *(names[n] for n in present), *COST], told)}"
+    return f"{title}\n\n{table(['row', *(names[n] for n in present), *COST], told)}"
 
 
 COST = ("processor s", "wall s", "iterations")
@@ -139,7 +147,7 @@ COST = ("processor s", "wall s", "iterations")
 
 def _cost(seeds: list[Any]) -> list[str]:
     return [
-        f"{_mean(_values(seeds, _at(key))):.0f}" for key in ("cpu_seconds", "seconds", "iterations")
+        f"{mean(values(seeds, at(key))):.0f}" for key in ("cpu_seconds", "seconds", "iterations")
     ]
 
 
@@ -149,13 +157,13 @@ def _models(rows: dict[str, list[Any]]) -> Iterator[str]:
     yield "Energies, over prior draws, and log Z from both sides.\n\n" + _lines(
         {name + _weak(seeds): seeds for name, seeds in energies.items()},
         {
-            "sd(E)": _at("energy_sd"),
-            "mean slope of E": _at("energy_slope"),
-            "log Z forward": _at("log_z", "forward"),
-            "reverse": _at("log_z", "reverse"),
-            "gap": _at("log_z", "gap"),
-            "effective particles": _at("log_z", "effective"),
-            "rungs": _at("log_z", "rungs"),
+            "sd(E)": at("energy_sd"),
+            "mean slope of E": at("energy_slope"),
+            "log Z forward": at("log_z", "forward"),
+            "reverse": at("log_z", "reverse"),
+            "gap": at("log_z", "gap"),
+            "effective particles": at("log_z", "effective"),
+            "rungs": at("log_z", "rungs"),
         },
     )
     yield (
@@ -166,25 +174,25 @@ def _models(rows: dict[str, list[Any]]) -> Iterator[str]:
     ) + _lines(
         here,
         {
-            "log p(x)": _of("evidence", "estimate"),
-            "reverse": _of("evidence", "reverse"),
-            "gap": _at("evidence", "gap"),
-            "effective": _at("evidence", "effective"),
-            "agreeing": _at("evidence", "closed"),
-            "without E": _of("evidence", "base_estimate"),
-            "reverse, without E": _of("evidence", "base_reverse"),
-            "agreeing, without E": _at("evidence", "base_closed"),
+            "log p(x)": over_sequences("evidence", "estimate"),
+            "reverse": over_sequences("evidence", "reverse"),
+            "gap": at("evidence", "gap"),
+            "effective": at("evidence", "effective"),
+            "agreeing": at("evidence", "closed"),
+            "without E": over_sequences("evidence", "base_estimate"),
+            "reverse, without E": over_sequences("evidence", "base_reverse"),
+            "agreeing, without E": at("evidence", "base_closed"),
         },
     )
     some = next(iter(here.values()))
-    floors = " and ".join(_told(some, _at("generation", f"{s}_floor")) for s in ("mmd", "auc"))
+    floors = " and ".join(told_of(some, at("generation", f"{s}_floor")) for s in ("mmd", "auc"))
     yield (
         "Unconditional sequences against fresh data: MMD, and AUC of a classifier that tells them "
         f"apart (real against real: {floors}).\n\n"
     ) + _lines(
         here,
         {
-            f"{score}{which}": _at("generation", f"{score.lower()}_{key}")
+            f"{score}{which}": at("generation", f"{score.lower()}_{key}")
             for score in ("MMD", "AUC")
             for which, key in (("", "drawn"), (", without E", "base"))
         },
@@ -197,26 +205,26 @@ def _weak(seeds: list[Any]) -> str:
 
 def _lines(rows: dict[str, list[Any]], columns: dict[str, Get]) -> str:
     told = [
-        [name, *(_told(seeds, get) for get in columns.values())] for name, seeds in rows.items()
+        [name, *(told_of(seeds, get) for get in columns.values())] for name, seeds in rows.items()
     ]
-    return _table(["row", *columns], told)
+    return table(["row", *columns], told)
 
 
 def _strange(rows: dict[str, list[Any]]) -> Iterator[str]:
     first = next(iter(rows.values()))[0]["strange"]
     for kind in first:
-        names = list(dict.fromkeys(n for s in _all(rows) for n in s["strange"][kind]))
+        names = list(dict.fromkeys(n for s in all_rows(rows) for n in s["strange"][kind]))
         told = [
             [name, *(_detected(seeds, kind, score) for score in names)]
             for name, seeds in rows.items()
         ]
         title = f"Told apart: {kind}. AUROC / AUPRC / FPR95, means over seeds."
-        yield f"{title}\n\n{_table(['row', *names], told)}"
+        yield f"{title}\n\n{table(['row', *names], told)}"
 
 
 def _detected(seeds: list[Any], kind: str, score: str) -> str:
-    parts = [_values(seeds, _at("strange", kind, score, k)) for k in range(3)]
-    return " / ".join(f"{_mean(p):.2f}" for p in parts) if parts[0] else ""
+    parts = [values(seeds, at("strange", kind, score, k)) for k in range(3)]
+    return " / ".join(f"{mean(p):.2f}" for p in parts) if parts[0] else ""
 
 
 def _meaning(rows: dict[str, list[Any]]) -> Iterator[str]:
@@ -226,19 +234,19 @@ def _meaning(rows: dict[str, list[Any]]) -> Iterator[str]:
     told, blocks = [], []
     for name, seeds in known.items():
         kinds = ("disentanglement", "completeness", "informativeness")
-        gets = [_at("meaning", k) for k in ("mig", "sap")]
-        gets += [_at("meaning", "dci", k) for k in kinds]
-        told.append([name, *(_told(seeds, get) for get in gets)])
+        gets = [at("meaning", k) for k in ("mig", "sap")]
+        gets += [at("meaning", "dci", k) for k in kinds]
+        told.append([name, *(told_of(seeds, get) for get in gets)])
         factors = list(next(iter(seeds[0]["meaning"]["blocks"].values())))
         for block in seeds[0]["meaning"]["blocks"]:
-            scores = [_told(seeds, _at("meaning", "blocks", block, f)) for f in factors]
+            scores = [told_of(seeds, at("meaning", "blocks", block, f)) for f in factors]
             blocks.append([name, block, *scores])
     head = ["row", "MIG", "SAP", "DCI disentanglement", "completeness", "informativeness"]
-    yield f"What latents mean.\n\n{_table(head, told)}"
+    yield f"What latents mean.\n\n{table(head, told)}"
     yield (
         "How well each block of latents predicts each factor (R^2; of a class, accuracy over "
         f"guessing): what a static block knows of what moves is leakage.\n\n"
-        f"{_table(['row', 'latents', *factors], blocks)}"
+        f"{table(['row', 'latents', *factors], blocks)}"
     )
 
 
@@ -247,16 +255,16 @@ def _chains(rows: dict[str, list[Any]]) -> str:
     for name, seeds in rows.items():
         for which in seeds[0].get("chains", ()):
             gets = [
-                _at("chains", which, k)
+                at("chains", which, k)
                 for k in ("r_hat", "ess_bulk", "ess_tail", "draws", "autocorrelation_time")
             ]
-            told.append([name, which, *(_told(seeds, get) for get in gets)])
+            told.append([name, which, *(told_of(seeds, get) for get in gets)])
     head = ["row", "chains", "worst R-hat", "bulk ESS", "tail ESS", "draws", "autocorrelation time"]
     return (
         "Chains: long ones from scattered starts, and those of the training, which are short by "
         "design, over twenty visits (the worst over latents, and over four sequences). Prior "
         "chains of the training begin anew every ten visits; those called restarted at each, so "
-        f"that they cannot but look mixed.\n\n{_table(head, told)}"
+        f"that they cannot but look mixed.\n\n{table(head, told)}"
     )
 
 
@@ -265,90 +273,32 @@ def _differences(rows: dict[str, list[Any]]) -> str:
     figures: dict[str, Get] = {}
     for key in shares:
         label = "" if len(shares) == 1 else f" at {float(key.split()[1]):.0%}"
-        figures[f"MSE{label}"] = _at(key, "mse")
+        figures[f"MSE{label}"] = at(key, "mse")
     if len(shares) == 1:
-        figures["MSE, few points given"] = _at(shares[0], "mse_few")
-        figures["MSE to three times the length"] = _at(shares[0], "mse_beyond")
-        figures["MSE outside the training range"] = _at(shares[0], "outside_mse")
+        figures["MSE, few points given"] = at(shares[0], "mse_few")
+        figures["MSE to three times the length"] = at(shares[0], "mse_beyond")
+        figures["MSE outside the training range"] = at(shares[0], "outside_mse")
     figures |= {
-        "MMD": _at("generation", "mmd_drawn"),
-        "AUC": _at("generation", "auc_drawn"),
-        "log p(x)": _of("evidence", "estimate"),
+        "MMD": at("generation", "mmd_drawn"),
+        "AUC": at("generation", "auc_drawn"),
+        "log p(x)": over_sequences("evidence", "estimate"),
     }
     told = []
     for a, b in PAIRS:
         for label, get in figures.items():
             if a not in rows or b not in rows or len(rows[a]) < 2:
                 continue
-            x, y = _values(rows[a], get), _values(rows[b], get)
+            x, y = values(rows[a], get), values(rows[b], get)
             if len(x) != len(y) or len(x) < 2:
                 continue
             pair = torch.tensor(x, dtype=torch.double), torch.tensor(y, dtype=torch.double)
             t, resampled = paired_interval(*pair), bootstrap_interval(*pair)
-            ends = [f"[{_short(e.low)}, {_short(e.high)}]" for e in (resampled, t)]
-            told.append([f"{a} - {b}", label, _short(t.mean), *ends])
+            ends = [f"[{short(e.low)}, {short(e.high)}]" for e in (resampled, t)]
+            told.append([f"{a} - {b}", label, short(t.mean), *ends])
     if not told:
         return "Paired differences take two seeds or more."
     head = ["difference", "of", "mean", "95 % bootstrap", "95 % t"]
     return (
         "Differences, paired by seed. With so few seeds the bootstrap's interval is too narrow, "
-        f"the t interval the safer one.\n\n{_table(head, told)}"
+        f"the t interval the safer one.\n\n{table(head, told)}"
     )
-
-
-# Figures
-
-
-def _all(rows: dict[str, list[Any]]) -> Iterator[Any]:
-    for seeds in rows.values():
-        yield from seeds
-
-
-def _at(*keys: str | int) -> Get:
-    def get(row: Any) -> float | None:
-        for key in keys:
-            if isinstance(row, dict) and key not in row:
-                return None
-            row = row[key]
-        return row  # type: ignore[no-any-return]
-
-    return get
-
-
-def _of(*keys: str) -> Get:
-    """The mean over sequences."""
-
-    def get(row: Any) -> float | None:
-        found: Any = _at(*keys)(row)
-        return None if found is None else sum(found) / len(found)
-
-    return get
-
-
-def _values(seeds: list[Any], get: Get) -> list[float]:
-    return [float(x) for seed in seeds if (x := get(seed)) is not None]
-
-
-def _mean(x: Sequence[float]) -> float:
-    return sum(x) / len(x) if x else math.nan
-
-
-def _told(seeds: list[Any], get: Get, factor: float = 1.0) -> str:
-    x = [factor * value for value in _values(seeds, get)]
-    if not x:
-        return ""
-    if len(x) == 1:
-        return _short(x[0])
-    half = float(stats.t.ppf(0.975, len(x) - 1)) * float(torch.tensor(x).double().std())
-    return f"{_short(_mean(x))} ± {_short(half / math.sqrt(len(x)))}"
-
-
-def _short(x: float) -> str:
-    if not math.isfinite(x):
-        return "inf" if x == math.inf else "-"
-    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.3g}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -121,12 +121,15 @@ def strange(
     row: Row, data: Data, effort: Effort, background: dict[str, Tensor] | None
 ) -> dict[str, dict[str, list[float]]]:
     """How well each score tells sequences of another kind: AUROC, AUPRC, FPR95."""
-    scores = {}
+    scores, seen = {}, data.train.values
+    limits = (float(seen.min()), float(seen.max()))
     for name, series in _kinds(data, effort).items():
         draws = _quickly_annealed(row, series, effort)
         known = None if background is None else background[name]
         log_p = draws.stats["log_evidence"][0, 0]
-        scores[name] = strangeness(row.guide, series, draws=draws, log_p=log_p, background=known)
+        scores[name] = strangeness(
+            row.guide, series, draws=draws, log_p=log_p, background=known, limits=limits
+        )
     return {
         name: {
             score: list(detection(_told(scores[""][score]), _told(each[score]))) for score in each
