@@ -212,10 +212,10 @@ bar.ax.set_yticklabels(["0", "π", "2π"])
 show(figure, "3_angles")
 
 # %% [markdown]
-# `block_r2` puts numbers to the pictures: how well trees that see one block alone predict a factor
-# of videos that they were not fitted on, 1 at best and 0 where they know nothing (below 0, worse
-# than a constant). Digit and ink are scored on videos of different images. An angle enters as its
-# sine and cosine, over all videos and then one digit at a time, in the mean over digits.
+# `block_r2` puts numbers to the pictures: how well a line or trees that see one block alone predict
+# a factor of videos that they were not fitted on, 1 at best and 0 where they know nothing (below 0,
+# worse than a constant). Digit and ink are scored on videos of different images. An angle enters as
+# its sine and cosine, over all videos and then one digit at a time, in the mean over digits.
 
 # %%
 images = int(torch.isin(datasets.digit_images("test")[1], torch.tensor(CLASSES)).sum())
