@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def read_idx(folder: str | os.PathLike[str], name: str) -> Tensor:
 
     Raises:
         FileNotFoundError: no such file, with or without ``.gz``.
-        ValueError: a file that is truncated, or no IDX file of bytes.
+        ValueError: a file that is truncated or damaged, or no IDX file of bytes.
     """
     path = Path(folder) / name
     if path.exists():
@@ -27,7 +28,7 @@ def read_idx(folder: str | os.PathLike[str], name: str) -> Tensor:
     elif (zipped := path.with_name(f"{name}.gz")).exists():
         try:
             content = gzip.decompress(zipped.read_bytes())
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{zipped}: expected a gzipped file, got {error}") from error
     else:
         raise FileNotFoundError(f"folder: expected {name} or {name}.gz in {folder}, found neither")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,12 @@ def test_a_hopper_that_was_kept_is_read_again(tmp_path: Path) -> None:
     assert torch.allclose(series.times, torch.arange(5) / 200)
 
 
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
 def test_a_damaged_file_is_not_used(tmp_path: Path) -> None:
     pytest.importorskip("dm_control")
     expected = hopper(2, points=5, folder=tmp_path)
@@ -65,6 +73,24 @@ def test_a_damaged_file_is_not_used(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="simulating anew, as it cannot be read"):
             assert torch.equal(hopper(2, points=5, folder=tmp_path).values, expected.values)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_no_flipped_bit_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = np.random.default_rng(0).normal(size=(2, 5, 14)).astype(np.float32)
+    module = sys.modules[hopper.__module__]
+    monkeypatch.setattr(module, "_simulate", lambda *_: states)
+    hopper(2, points=5, folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    warned = 0
+    for bit in range(0, 8 * len(whole), 13):
+        path.write_bytes(flipped(whole, bit))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert np.array_equal(hopper(2, points=5, folder=tmp_path).values.numpy(), states)
+        warned += len(caught)
+        assert all("simulating anew, as it cannot be read" in str(w.message) for w in caught)
+    assert warned > 0.4 * len(whole)  # of 8/13 flips a byte; a date may hold anything
 
 
 def test_a_hopper_falls_as_bodies_do() -> None:

@@ -96,6 +96,21 @@ def test_files_that_are_no_idx_files(tmp_path: Path, content: bytes, message: st
         read_idx(tmp_path, "z")
 
 
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    values = torch.randint(0, 9, (5, 40), dtype=torch.uint8, generator=torch.Generator())
+    whole, refused = gzip.compress(idx(values)), 0
+    for bit in range(0, 8 * len(whole), 3):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "x.gz").write_bytes(changed)
+        try:
+            assert torch.equal(read_idx(tmp_path, "x"), values)  # of a header's date, or the like
+        except ValueError as error:
+            assert "x.gz: expected a gzipped file, got" in str(error)
+            refused += 1
+    assert refused > 2 * len(whole)  # of 8/3 flips a byte
+
+
 def test_balls_obey_their_laws() -> None:
     series, truth = bouncing_balls(200, frames=40, truth=True)
     x, v, friction = truth["position"], truth["velocity"], truth["friction"]
