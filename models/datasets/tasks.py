@@ -103,6 +103,9 @@ class Scaling(NamedTuple):
     def of(cls, series: Series) -> Scaling:
         """Mean and standard deviation of each feature's observed entries; 1 where it is constant.
 
+        Constant is what varies by no more than rounding: a few units in the last place of the mean,
+        which is rounded itself.
+
         Raises:
             ValueError: a feature without an observed entry.
         """
@@ -111,8 +114,9 @@ class Scaling(NamedTuple):
             raise ValueError("series: expected observed entries of each feature, got none of some")
         x = series.filled.double()
         loc = x.sum((0, 1)) / count
-        variance = ((x - loc).square() * series.mask).sum((0, 1)) / count
-        scale = torch.where(variance > 0, variance.sqrt(), 1.0)
+        spread = (((x - loc).square() * series.mask).sum((0, 1)) / count).sqrt()
+        rounding = 8 * torch.finfo(series.values.dtype).eps * loc.abs()
+        scale = torch.where(spread > rounding, spread, 1.0)
         return cls(loc.to(series.values), scale.to(series.values))
 
     def apply(self, series: Series) -> Series:
