@@ -14,11 +14,11 @@ from .series import Series
 
 def series_from_frame(
     frame: pd.DataFrame,
-    columns: Sequence[str],
+    columns: str | Sequence[str],
     *,
     time: str,
     sequence: str | None = None,
-    covariates: Sequence[str] = (),
+    covariates: str | Sequence[str] = (),
     unit: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Series:
@@ -29,17 +29,19 @@ def series_from_frame(
 
     Args:
         frame: the table; its index is not used.
-        columns: what was observed, D columns of numbers.
+        columns: what was observed, D columns of numbers, or the name of one.
         time: column of times: numbers, or dates where there is a ``unit``.
         sequence: column that tells sequences apart; None: there is one.
-        covariates: known inputs, C columns of numbers.
+        covariates: known inputs, C columns of numbers, or the name of one.
         unit: of the times that dates become, such as ``"365.25D"`` (see `pandas.Timedelta`); they
-            begin at 0, the frame's earliest date.
-        dtype: of times and values.
+            begin at 0, the frame's earliest date. None for numbers, which stay as they are.
+        dtype: of times and values. Seconds since 1970 need ``torch.float64``.
 
     Raises:
-        ValueError: a column that is not there or not of numbers, dates without a unit, a missing
-            time or sequence, a time that comes twice in one sequence, and as `Series` does.
+        ValueError: no rows, a column that is not there, there twice, or not of numbers, dates
+            without a unit or numbers with one, a missing time or sequence, a time that comes twice
+            in one sequence, a gap that ``dtype`` changes by more than 0.5 % of the median one, a
+            sequence with nothing observed, and as `Series` does.
 
     Example:
         >>> frame = pd.DataFrame(
@@ -48,27 +50,27 @@ def series_from_frame(
         >>> series_from_frame(frame, ["level"], time="hour", sequence="who")
         Series(N=2, T=2, D=1, observed 3 of 4 entries)
     """
-    wanted = [*columns, *covariates]
-    if not columns:
-        raise ValueError("columns: expected at least one, got none")
-    named = [time, *([] if sequence is None else [sequence]), *wanted]
-    missing = [name for name in named if name not in frame.columns]
-    if missing:
-        raise ValueError(f"frame: expected columns {named}, found none of the name {missing[0]!r}")
+    columns, covariates = _names(columns), _names(covariates)
+    _check_columns(frame, columns, covariates, [time] if sequence is None else [time, sequence])
     table = pd.DataFrame({"time": _numbers(frame[time], unit), "sequence": 0})
+    labels: pd.Index[Any] = pd.Index([0])
     if sequence is not None:
-        table["sequence"] = pd.factorize(frame[sequence])[0]
+        table["sequence"], labels = pd.factorize(frame[sequence])
         if (table["sequence"] < 0).any():
             raise ValueError(f"{sequence}: expected a sequence in each row, got a missing one")
-    for name in wanted:
-        if not pd.api.types.is_numeric_dtype(frame[name]):
-            raise ValueError(f"{name}: expected numbers, got {frame[name].dtype}")
     table = table.sort_values(["sequence", "time"], kind="stable")
     twice = table.duplicated(["sequence", "time"])
     if twice.any():
         row = frame.index[table.index[twice][0]]
         raise ValueError(f"{time}: expected each time once a sequence, got that of row {row} twice")
-    parts = [frame[[*names]].to_numpy(float, na_value=np.nan) for names in (columns, covariates)]
+    _check_gaps(table, time, dtype)
+    parts = [frame[names].to_numpy(float, na_value=np.nan) for names in (columns, covariates)]
+    seen = pd.Series(np.isfinite(parts[0]).any(1)).groupby(table["sequence"]).any()
+    if not seen.all():
+        raise ValueError(
+            f"{sequence or 'frame'}: expected at least one entry of {columns} in each sequence, "
+            f"got none in {labels[int(seen.to_numpy().argmin())]}"
+        )
     rows = []
     for _, part in table.groupby("sequence"):
         pieces = [part["time"].to_numpy(), *(x[part.index] for x in parts if x.shape[1])]
@@ -80,6 +82,44 @@ def series_from_frame(
     return Series.from_list(rows)
 
 
+def _names(columns: str | Sequence[str]) -> list[str]:
+    return [columns] if isinstance(columns, str) else [*columns]
+
+
+def _check_columns(
+    frame: pd.DataFrame, columns: list[str], covariates: list[str], keys: list[str]
+) -> None:
+    if not columns:
+        raise ValueError("columns: expected at least one, got none")
+    if not len(frame):
+        raise ValueError("frame: expected at least one row, got none")
+    named = [*keys, *columns, *covariates]
+    for name in named:
+        count = int((frame.columns == name).sum())
+        if count != 1:
+            found = "none" if not count else str(count)
+            raise ValueError(f"frame: expected columns {named}, found {found} of the name {name!r}")
+    for name in [*columns, *covariates]:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            raise ValueError(f"{name}: expected numbers, got {frame[name].dtype}")
+
+
+def _check_gaps(table: pd.DataFrame, time: str, dtype: torch.dtype) -> None:
+    """Times that the dtype keeps apart as far as they are: far from 0 it rounds coarsely."""
+    exact = torch.tensor(table["time"].to_numpy())
+    same = torch.tensor(table["sequence"].to_numpy()).diff() == 0
+    gaps, kept = exact.diff()[same], exact.to(dtype).double().diff()[same]
+    if not len(gaps):
+        return
+    off, usual = float((kept - gaps).abs().max()), float(gaps.median())
+    if not off <= 0.005 * usual:
+        raise ValueError(
+            f"{time}: expected times whose gaps {dtype} keeps, got gaps of {usual:g} in the median "
+            f"of which one comes out {off:g} off; count times from a later origin, or take "
+            "dtype=torch.float64"
+        )
+
+
 def _numbers(column: pd.Series[Any], unit: str | None) -> np.ndarray[Any, Any]:
     """Times as numbers, dates in units since the first."""
     if pd.api.types.is_datetime64_any_dtype(column):
@@ -87,6 +127,8 @@ def _numbers(column: pd.Series[Any], unit: str | None) -> np.ndarray[Any, Any]:
             raise ValueError(f"unit: expected one for the dates of {column.name!r}, got None")
         found = (column - column.min()) / pd.Timedelta(unit)
     elif pd.api.types.is_numeric_dtype(column):
+        if unit is not None:
+            raise ValueError(f"unit: expected None for the numbers of {column.name!r}, got {unit}")
         found = column
     else:
         raise ValueError(f"{column.name}: expected numbers or dates, got {column.dtype}")
