@@ -62,5 +62,5 @@ class Deconvolution(nn.Module):
         x: Tensor = self.first(z.reshape(-1, z.shape[-1])).unflatten(-1, (-1, *self.coarse))
         for up in self.ups:
             x = up(activate(x))
-        x = x[..., : self.height, : self.width]  # a size that no doubling meets
-        return x.reshape(*z.shape[:-1], -1)
+        x = x[..., : self.height, : self.width].flatten(1)  # a size that no doubling meets
+        return x.reshape(*z.shape[:-1], x.shape[1])

@@ -28,6 +28,7 @@ def test_any_size_of_image(shape: tuple[int, ...], channels: tuple[int, ...]) ->
     found = network(z)
     assert found.shape == (2, 4, torch.Size(shape).numel())
     assert torch.allclose(found[1, 2], network(z[1, 2]), atol=1e-6)
+    assert network(z[:0]).shape == (0, 4, found.shape[-1])
     grown = torch.autograd.grad(found.square().sum(), list(network.parameters()))
     assert all(bool((g != 0).any()) for g in grown)
 
