@@ -28,7 +28,8 @@ def paired_interval(a: Tensor, b: Tensor, level: float = 0.95) -> Difference:
         level: of the interval, in (0, 1).
 
     Raises:
-        ValueError: if shapes disagree, there are fewer than two pairs, or the level is outside.
+        ValueError: if shapes disagree, there are fewer than two pairs, a result is not finite, or
+            the level is outside.
 
     Example:
         >>> import torch
@@ -81,6 +82,9 @@ def _differences(a: Tensor, b: Tensor, level: float) -> np.ndarray[tuple[int], n
             f"a, b: expected the same shape (n,) with n of at least 2, "
             f"got {tuple(a.shape)} and {tuple(b.shape)}"
         )
+    for name, results in (("a", a), ("b", b)):
+        if not bool(results.isfinite().all()):
+            raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
     if not 0.0 < level < 1.0:
         raise ValueError(f"level: expected a number in (0, 1), got {level}")
     found: np.ndarray[tuple[int], np.dtype[np.double]] = (a.double() - b.double()).cpu().numpy()

@@ -87,12 +87,12 @@ def classifier_auc(
         y: ``(m, ...)``, of the same sequence shape.
         components: show the trees the first principal components, at most so many, as videos take
             minutes otherwise; None: all numbers. What differs outside of them goes unseen.
-        folds: of the cross-validation.
+        folds: of the cross-validation, at least 2.
         seed: of folds and trees.
 
     Raises:
         ValueError: if shapes disagree, a value is not finite, a sample is smaller than the number
-            of folds, or for fewer than one component.
+            of folds, or for fewer than two folds or one component.
 
     Example:
         >>> x = torch.arange(20.0).reshape(10, 2)
@@ -106,6 +106,8 @@ def classifier_auc(
         )
     if components is not None and components < 1:
         raise ValueError(f"components: expected at least 1, or None, got {components}")
+    if folds < 2:
+        raise ValueError(f"folds: expected at least 2, got {folds}")
     if min(len(first), len(second)) < folds:
         raise ValueError(
             f"x, y: expected at least {folds} sequences each, one a fold, got {len(first)} and "

@@ -133,6 +133,9 @@ def test_a_classifier_tells_what_is_apart() -> None:
         classifier_auc(real[:4], fresh)
     with pytest.raises(ValueError, match="components: expected at least 1"):
         classifier_auc(real, fresh, components=0)
+    for folds in (1, 0):
+        with pytest.raises(ValueError, match=f"folds: expected at least 2, got {folds}"):
+            classifier_auc(real, fresh, folds=folds)
 
 
 def test_the_classifier_sees_no_more_than_the_components_it_is_shown() -> None:
@@ -210,3 +213,8 @@ def test_bad_input_is_refused() -> None:
         paired_interval(x, x[:2])
     with pytest.raises(ValueError, match=r"level: expected a number in \(0, 1\), got 95"):
         paired_interval(x, x, level=95)
+    for interval_of in (paired_interval, bootstrap_interval):
+        with pytest.raises(ValueError, match="a: expected finite numbers, got NaN or inf"):
+            interval_of(x / 0, x)
+        with pytest.raises(ValueError, match="b: expected finite numbers, got NaN or inf"):
+            interval_of(x, x + math.inf)
