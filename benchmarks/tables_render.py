@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -289,7 +290,7 @@ def _differences(rows: dict[str, list[Any]]) -> str:
             if a not in rows or b not in rows or len(rows[a]) < 2:
                 continue
             x, y = values(rows[a], get), values(rows[b], get)
-            if len(x) != len(y) or len(x) < 2:
+            if len(x) != len(y) or len(x) < 2 or not all(map(math.isfinite, x + y)):
                 continue
             pair = torch.tensor(x, dtype=torch.double), torch.tensor(y, dtype=torch.double)
             t, resampled = paired_interval(*pair), bootstrap_interval(*pair)
