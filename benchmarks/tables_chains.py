@@ -1,4 +1,4 @@
-"""How long chains of the tables' models mix, and the short ones that they learned from."""
+"""Whether chains of the tables' models mix, and populations agree; the training's own chains."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pyro_lebm.inference import (
 from pyro_lebm.inference.diagnosis import Diagnosis
 from pyro_lebm.inference.draws import Draws
 from pyro_lebm.prior import EnergyPrior
+from pyro_lebm.series import Series
 
 Figures = dict[str, Any]
 FEW = 4  # sequences, and chains
@@ -35,6 +36,7 @@ def mixing(row: Row, data: Data, n: int) -> Figures:
     few = data.familiar[torch.arange(FEW)]
     long = chains(row.guide.program, few, num_chains=FEW, draws=n, warmup=n)
     found = {"posterior": _mixed(diagnose(to_arviz(long)), long)}
+    found["posterior, annealed"] = _populations(row, few, n // 5)
     visits = min(VISITS, n)
     if not isinstance(row.guide, EncoderGuide):
         restarted = isinstance(row.guide, LangevinGuide) and row.guide.restart
@@ -44,6 +46,13 @@ def mixing(row: Row, data: Data, n: int) -> Figures:
     if isinstance(row.model.prior, EnergyPrior):
         found |= _prior(row.model.prior, n, visits)
     return found
+
+
+def _populations(row: Row, few: Series, n: int) -> Figures:
+    """R-hat over independent populations. Their particles have ancestors, not a past."""
+    draws = row.guide.annealed(few, n, runs=FEW)
+    x = draws["z0"][:, torch.randperm(n)]
+    return {"r_hat": diagnose(to_arviz(Draws({"z0": x}))).r_hat, "draws": FEW * n}
 
 
 def _training_chains(row: Row, data: Data, visits: int) -> Draws:

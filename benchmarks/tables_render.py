@@ -262,8 +262,9 @@ def _chains(rows: dict[str, list[Any]]) -> str:
             told.append([name, which, *(told_of(seeds, get) for get in gets)])
     head = ["row", "chains", "worst R-hat", "bulk ESS", "tail ESS", "draws", "autocorrelation time"]
     return (
-        "Chains: long ones from scattered starts, and those of the training, which are short by "
-        "design, over twenty visits (the worst over latents, and over four sequences). Prior "
+        "Chains: long ones from scattered starts; four independent annealed populations in the "
+        "place of chains; and those of the training, which are short by design, over twenty visits "
+        "(the worst over latents, and over four sequences). Prior "
         "chains of the training begin anew every ten visits; those called restarted at each, so "
         f"that they cannot but look mixed.\n\n{table(head, told)}"
     )
