@@ -41,7 +41,8 @@ def series_from_frame(
         ValueError: no rows, a column that is not there, there twice, or not of numbers, dates
             without a unit or numbers with one, a missing time or sequence, a time that comes twice
             in one sequence, a gap that ``dtype`` changes by more than 0.5 % of the median one, a
-            sequence with nothing observed, and as `Series` does.
+            number that it cannot hold, infinity too, a sequence with nothing observed, and as
+            `Series` does.
 
     Example:
         >>> frame = pd.DataFrame(
@@ -64,7 +65,7 @@ def series_from_frame(
         row = frame.index[table.index[twice][0]]
         raise ValueError(f"{time}: expected each time once a sequence, got that of row {row} twice")
     _check_gaps(table, time, dtype)
-    parts = [frame[names].to_numpy(float, na_value=np.nan) for names in (columns, covariates)]
+    parts = [_values(frame, names, dtype) for names in (columns, covariates)]
     seen = pd.Series(np.isfinite(parts[0]).any(1)).groupby(table["sequence"]).any()
     if not seen.all():
         raise ValueError(
@@ -102,6 +103,19 @@ def _check_columns(
     for name in [*columns, *covariates]:
         if not pd.api.types.is_numeric_dtype(frame[name]):
             raise ValueError(f"{name}: expected numbers, got {frame[name].dtype}")
+
+
+def _values(frame: pd.DataFrame, names: list[str], dtype: torch.dtype) -> np.ndarray[Any, Any]:
+    """Numbers, or NaN where they are missing; what is too large to be told is not missing."""
+    found: np.ndarray[Any, Any] = frame[names].to_numpy(float, na_value=np.nan)
+    large = np.abs(found) > torch.finfo(dtype).max
+    if large.any():
+        row, column = (int(each[0]) for each in np.nonzero(large))
+        raise ValueError(
+            f"{names[column]}: expected numbers that {dtype} holds, got {found[row, column]:g} in "
+            f"row {frame.index[row]}"
+        )
+    return found
 
 
 def _check_gaps(table: pd.DataFrame, time: str, dtype: torch.dtype) -> None:

@@ -91,6 +91,8 @@ def test_tables_that_are_none() -> None:
         ({}, {"columns": []}, "columns: expected at least one"),
         ({}, {"columns": ["z"]}, "found none of the name 'z'"),
         ({"x": list("abcde")}, {}, "x: expected numbers, got"),
+        ({"x": [1.0, np.inf, 1.0, 2.0, 2.0]}, {}, "x: expected numbers that torch.float32 holds"),
+        ({"x": [1.0, 2.0, 1.0, -1e39, 2.0]}, {}, "got -1e+39 in row"),
         ({"t": list("abcde")}, {}, "t: expected numbers or dates, got"),
         ({"t": pd.to_datetime(["2020"] * 5)}, {}, "unit: expected one for the dates of 't'"),
         ({"t": [2.0, np.nan, 1.0, 3.0, 0.0]}, {}, "t: expected a finite time in each row"),
