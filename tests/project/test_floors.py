@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def test_no_import_runs_in_a_circle() -> None:
         pytest.fail(f"these modules import each other: {' <- '.join(error.args[1])}")
 
 
+@cache  # many ways lead to the same module
 def _needs_optional(module: str) -> bool:
     """Whether importing the module imports an optional package, by way of others or not."""
     at_once = set(imports(module, MODULES[module], nested=False)) - {module}
