@@ -32,7 +32,7 @@ demo: setup
 	$(BIN)/python benchmarks/irregular_sines.py --demo
 
 test: lint
-	$(ONE_THREAD) $(BIN)/pytest -n 2
+	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .

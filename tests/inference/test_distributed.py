@@ -24,6 +24,8 @@ from pyro_lebm.inference.ranks import Ranks, distributed
 from pyro_lebm.inference.shards import share_of
 from two_ranks import MEAN, SD, SEEDS, STEPS, Guide, Model, N, data, exact, found, train, unlike
 
+pytestmark = pytest.mark.xdist_group("ranks")  # their fixtures take a minute: once is enough
+
 SCRIPT = str(ROOT / "tests/two_ranks.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 PARTS = torch.tensor([10.0, 10.0, 1.0], dtype=torch.float64) / N  # an epoch's minibatches

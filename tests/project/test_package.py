@@ -18,6 +18,8 @@ import pytest
 
 from house import ROOMS, ROOT, imports, modules
 
+pytestmark = pytest.mark.xdist_group("wheel")  # built once
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Neither old builds nor their file lists may lend the new build a file that it forgot.
 LEFT_BEHIND = shutil.ignore_patterns(
