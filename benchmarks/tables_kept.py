@@ -25,6 +25,7 @@ CODE: dict[Stage, tuple[str, ...]] = {
         "tables_tasks",
         "tables_models",
         "tables_measure",
+        "tables_errors",
         "tables_scores",
         "tables_chains",
     ),

@@ -38,6 +38,9 @@ PAIRS = (
     ("ode_lebm_encoder", "latent_ode"),
     ("ode_lebm_refined", "latent_ode_refined"),
     ("ode_lebm_langevin", "latent_ode_langevin"),
+    ("ode_lebm_encoder", "ode_lebm_encoder, without E"),
+    ("ode_lebm_refined", "ode_lebm_refined, without E"),
+    ("ode_lebm_langevin", "ode_lebm_langevin, without E"),
 )
 # test MSE x 100 of Rubanova et al. 2019, table of the hopper, by share of points observed
 PUBLISHED = {
@@ -77,6 +80,7 @@ def render(report: Report) -> str:
         for name in ROWS
         if any(name in each for each in seeds.values())
     }
+    rows = dict(_with_bases(rows))
     command = f"python benchmarks/tables.py {about['task']} --protocol {about['protocol']}"
     command += "" if about["scale"] == "small" else f" --scale {about['scale']}"
     head = (
@@ -87,6 +91,32 @@ def render(report: Report) -> str:
         "95 % t interval."
     )
     return "\n\n".join([head, *_sections(rows, about)])
+
+
+def _with_bases(rows: dict[str, list[Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """After each row with an energy, what was found of the same without it."""
+    for name, seeds in rows.items():
+        yield name, seeds
+        without = [_base(row) for row in seeds]
+        if any(without):
+            yield f"{name}, without E", without
+
+
+def _base(row: Any) -> dict[str, Any]:
+    found = {
+        key.replace("without E", "errors"): value
+        for key, value in row.items()
+        if key.startswith("without E ")
+    }
+    generated, told = row.get("generation", {}), row.get("evidence", {})
+    if "mmd_base" in generated:
+        found["generation"] = {f"{s}_drawn": generated[f"{s}_base"] for s in ("mmd", "auc")}
+        found["evidence"] = {
+            key.removeprefix("base_"): value
+            for key, value in told.items()
+            if key.startswith("base_")
+        }
+    return found
 
 
 def _made(rows: dict[str, list[Any]]) -> str:
@@ -103,9 +133,12 @@ def _made(rows: dict[str, list[Any]]) -> str:
 
 
 def _sections(rows: dict[str, list[Any]], about: Report) -> Iterator[str]:
-    yield _errors(rows, about)
+    yield _errors({name: seeds for name, seeds in rows.items() if _erred(seeds)}, about)
+    yield _energies(rows)
     if about["protocol"] == "interpolation":
-        yield from _models(rows)
+        yield from _models(
+            {name: seeds for name, seeds in rows.items() if "generation" in seeds[0]}
+        )
         yield from _strange(rows)
         yield from _meaning(rows)
     yield _chains(rows)
@@ -115,8 +148,12 @@ def _sections(rows: dict[str, list[Any]], about: Report) -> Iterator[str]:
 # Sections
 
 
+def _erred(seeds: list[Any]) -> list[str]:
+    return [key for key in seeds[0] if key.startswith("errors ")]
+
+
 def _errors(rows: dict[str, list[Any]], about: Report) -> str:
-    shares = [key for key in next(iter(rows.values()))[0] if key.startswith("errors ")]
+    shares = _erred(next(iter(rows.values())))
     told: list[list[str]] = []
     if len(shares) > 1:
         title = "Mean squared error x 100, in published units, by share of points observed."
@@ -135,6 +172,8 @@ def _errors(rows: dict[str, list[Any]], about: Report) -> str:
         "outside_mse": "outside the training range",
         "crps": "CRPS",
     }
+    if about["protocol"] == "extrapolation":
+        del names["mse_hidden"]  # all that is scored is hidden
     present = [n for n in names if any(s[shares[0]].get(n) is not None for s in all_rows(rows))]
     for name, seeds in rows.items():
         scores = [told_of(seeds, at(shares[0], n)) for n in present]
@@ -152,10 +191,9 @@ def _cost(seeds: list[Any]) -> list[str]:
     ]
 
 
-def _models(rows: dict[str, list[Any]]) -> Iterator[str]:
-    here = {name: seeds for name, seeds in rows.items() if "generation" in seeds[0]}
-    energies = {name: seeds for name, seeds in here.items() if "log_z" in seeds[0]}
-    yield "Energies, over prior draws, and log Z from both sides.\n\n" + _lines(
+def _energies(rows: dict[str, list[Any]]) -> str:
+    energies = {name: seeds for name, seeds in rows.items() if "log_z" in seeds[0]}
+    return "Energies, over prior draws, and log Z from both sides.\n\n" + _lines(
         {name + _weak(seeds): seeds for name, seeds in energies.items()},
         {
             "sd(E)": at("energy_sd"),
@@ -167,37 +205,30 @@ def _models(rows: dict[str, list[Any]]) -> Iterator[str]:
             "rungs": at("log_z", "rungs"),
         },
     )
+
+
+def _models(rows: dict[str, list[Any]]) -> Iterator[str]:
     yield (
         "log p(x) of test sequences, nats a number observed, forward and in reverse (neither is a "
         "bound: the reverse starts at annealed draws); the median gap between the two and the "
         "share of effective particles, by sequence; the share of sequences on which the two agree "
         "within a nat: means that rest on others tell how far the annealing came.\n\n"
     ) + _lines(
-        here,
+        rows,
         {
             "log p(x)": over_sequences("evidence", "estimate"),
             "reverse": over_sequences("evidence", "reverse"),
             "gap": at("evidence", "gap"),
             "effective": at("evidence", "effective"),
             "agreeing": at("evidence", "closed"),
-            "without E": over_sequences("evidence", "base_estimate"),
-            "reverse, without E": over_sequences("evidence", "base_reverse"),
-            "agreeing, without E": at("evidence", "base_closed"),
         },
     )
-    some = next(iter(here.values()))
+    some = next(iter(rows.values()))
     floors = " and ".join(told_of(some, at("generation", f"{s}_floor")) for s in ("mmd", "auc"))
     yield (
         "Unconditional sequences against fresh data: MMD, and AUC of a classifier that tells them "
         f"apart (real against real: {floors}).\n\n"
-    ) + _lines(
-        here,
-        {
-            f"{score}{which}": at("generation", f"{score.lower()}_{key}")
-            for score in ("MMD", "AUC")
-            for which, key in (("", "drawn"), (", without E", "base"))
-        },
-    )
+    ) + _lines(rows, {s.upper(): at("generation", f"{s}_drawn") for s in ("mmd", "auc")})
 
 
 def _weak(seeds: list[Any]) -> str:
@@ -212,6 +243,7 @@ def _lines(rows: dict[str, list[Any]], columns: dict[str, Get]) -> str:
 
 
 def _strange(rows: dict[str, list[Any]]) -> Iterator[str]:
+    rows = {name: seeds for name, seeds in rows.items() if "strange" in seeds[0]}
     first = next(iter(rows.values()))[0]["strange"]
     for kind in first:
         names = list(dict.fromkeys(n for s in all_rows(rows) for n in s["strange"][kind]))
@@ -271,7 +303,7 @@ def _chains(rows: dict[str, list[Any]]) -> str:
 
 
 def _differences(rows: dict[str, list[Any]]) -> str:
-    shares = [key for key in next(iter(rows.values()))[0] if key.startswith("errors ")]
+    shares = _erred(next(iter(rows.values())))
     figures: dict[str, Get] = {}
     for key in shares:
         label = "" if len(shares) == 1 else f" at {float(key.split()[1]):.0%}"

@@ -68,7 +68,7 @@ def generation(row: Row, data: Data, effort: Effort) -> Figures:
     width = median_bandwidth(real)
     samples = {"drawn": row.model.generate(n, times), "floor": more}
     if isinstance(row.model.prior, EnergyPrior):
-        samples["base"] = _without_energy(row).generate(n, times)
+        samples["base"] = model_without_energy(row).generate(n, times)
     found = {}
     for name, x in samples.items():
         x = finite(x.cpu())
@@ -77,7 +77,7 @@ def generation(row: Row, data: Data, effort: Effort) -> Figures:
     return found
 
 
-def _without_energy(row: Row) -> LatentODE:
+def model_without_energy(row: Row) -> LatentODE:
     """The same model with its prior's base alone: what the energy has to do better than."""
     model, prior = copy.deepcopy(row.model), row.model.prior
     assert isinstance(prior, EnergyPrior)
@@ -90,12 +90,12 @@ def evidence(cell: Cell, row: Row, data: Data, effort: Effort) -> Figures:
     series = data.familiar[torch.arange(cell.sizes.scored)]
     found = _evidence(cell, row.guide, series, effort)
     if isinstance(row.model.prior, EnergyPrior):
-        base = _evidence(cell, _guide_of(row, _without_energy(row), data), series, effort)
+        base = _evidence(cell, guide_of(row, model_without_energy(row), data), series, effort)
         found |= {f"base_{name}": figure for name, figure in base.items()}
     return found
 
 
-def _guide_of(row: Row, model: LatentODE, data: Data) -> Guide:
+def guide_of(row: Row, model: LatentODE, data: Data) -> Guide:
     """A guide of another model, with the row's encoder if it has one."""
     of = row.guide.guide if isinstance(row.guide, RefinedGuide) else row.guide
     if isinstance(of, EncoderGuide):

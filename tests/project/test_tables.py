@@ -117,6 +117,7 @@ def check_pairs_had_the_same_seconds_and_every_row_its_scores(report: dict[str, 
             row["errors 0.5"]["mse_beyond"] > 0
             and row["errors 0.5"]["outside_mse"] > 0 < row["errors 0.5"]["mse_few"]
         )
+        assert ("without E 0.5" in row) == (name in ("ode_lebm_refined", "ode_lebm_langevin"))
         assert {"mmd_drawn", "auc_drawn", "mmd_floor"} <= set(row["generation"])
         assert row["made"]["commit"] == row["trained"]["commit"] != ""
         assert ("base_estimate" in row["evidence"]) == ("mmd_base" in row["generation"]) == energy
@@ -139,11 +140,15 @@ def check_what_is_rendered_stands_between_its_marks(report: dict[str, Any], tmp_
     assert first.startswith("# Results\n\nBefore.\n") and "ode_lebm_refined" in first
     tables.write_text(first + "\nAfter.\n")
     content["seeds"]["0"]["latent_ode"]["errors 0.5"]["mse"] = 98765.0
+    content["seeds"]["0"]["ode_lebm_refined"]["without E 0.5"]["mse"] = 5.0
+    content["seeds"]["1"]["ode_lebm_refined"]["without E 0.5"]["mse"] = 5.0
     (results / "digits_interpolation_small.json").write_text(json.dumps(content))
     render_all(results, tables)
     again = tables.read_text()
     assert again.endswith("\nAfter.\n") and again.count("begin digits_interpolation") == 1
     assert "98765" in again and "98765" not in first
+    assert "| ode_lebm_refined, without E | 5" in again  # errors of the base alone
+    assert "| ode_lebm_refined - ode_lebm_refined, without E | log p(x) |" in again
 
 
 def check_a_table_has_as_many_cells_in_each_line(report: dict[str, Any]) -> None:
