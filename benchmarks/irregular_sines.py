@@ -211,9 +211,14 @@ def _run(method: str, seed: int, args: argparse.Namespace) -> Run:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Beside, then renamed into place."""
+    write_text(path, json.dumps(content, indent=2))
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_json`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(content, indent=2))
+    beside.write_text(text)
     beside.replace(path)
 
 

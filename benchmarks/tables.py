@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from irregular_sines import write_json
-from tables_kept import Stage, told
+from tables_kept import Stage, told, write_report
 from tables_models import Cell, Group
 from tables_render import render_all
 from tables_tasks import PROTOCOLS, TASKS, Protocol
@@ -126,7 +125,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> list[Path]:
                     if under:
                         rows = _rows(under, folder / f"seed{under[0].seed}")
                         reports[protocol]["seeds"][str(under[0].seed)] = rows
-                        write_json(files[protocol], reports[protocol])
+                        write_report(files[protocol], reports[protocol])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

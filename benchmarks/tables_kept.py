@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from irregular_sines import write_json
+from irregular_sines import write_json, write_text
 from tables_models import Cell
 
 HERE = Path(__file__).parent
@@ -94,3 +94,21 @@ def take(cell: Cell, folder: Path) -> dict[str, Any]:
     """The rows that `put` kept."""
     found: dict[str, Any] = pickle.loads((folder / f"{cell.name}.pkl").read_bytes())
     return found
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """A line a row, to six figures: such files are kept with the code."""
+    seeds = []
+    for seed, rows in report["seeds"].items():
+        lines = [f"{json.dumps(name)}: {json.dumps(_short(row))}" for name, row in rows.items()]
+        seeds.append(f"{json.dumps(seed)}: {{\n" + ",\n".join(lines) + "\n}")
+    about = json.dumps(report["about"], indent=2)
+    write_text(path, f'{{"about": {about},\n"seeds": {{\n' + ",\n".join(seeds) + "\n}}\n")
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _short(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
