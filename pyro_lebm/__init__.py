@@ -6,7 +6,6 @@ Models are in `pyro_lebm.models`, ways to learn them in `pyro_lebm.inference`.
 from __future__ import annotations
 
 from . import langevin
-from .ais import LogRatio
 from .base import FullNormal, StandardNormal
 from .distribution import EnergyBased
 from .energy import MLPEnergy
@@ -16,6 +15,7 @@ from .ode import choose_step, interpolate, trajectory
 from .partition import log_z
 from .potential import Potential, potential
 from .prior import EnergyPrior
+from .ratio import LogRatio
 from .series import Series
 from .smc import annealed_smc
 

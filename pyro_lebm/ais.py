@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .bridge import Path, evaluate, move
-from .ratio import LogRatio as LogRatio
+from .ratio import LogRatio
 from .smc import Annealing
 
 
