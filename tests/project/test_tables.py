@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -17,8 +18,9 @@ from house import ROOT
 from pyro_lebm import Series
 
 sys.path.append(str(ROOT / "benchmarks"))
+import tables_kept
 from tables import cells, jobs, needs
-from tables_kept import key
+from tables_kept import Stage, key
 from tables_render import render, render_all
 from tables_tasks import PROTOCOLS, TASKS
 
@@ -31,6 +33,7 @@ ROWS = {
     "ode_lebm_langevin",
 }
 SECONDS = "0.5"
+STAGES: tuple[Stage, ...] = ("train", "measure")
 SETTINGS = {
     "seconds": 1.0,
     "scale": "small",
@@ -62,8 +65,28 @@ def test_what_a_job_needs_comes_before_it(task: str, protocols: tuple[str, ...])
 
 def test_what_is_kept_is_that_of_one_cell() -> None:
     of = cells(Namespace(task="sines", protocol=PROTOCOLS, **SETTINGS), seed=3)
-    keys = [json.dumps(key(cell, stage)) for cell in of for stage in ("train", "measure")]
+    keys = [json.dumps(key(cell, stage)) for cell in of for stage in STAGES]
     assert len({*keys}) == len(keys)
+
+
+def test_what_is_kept_stands_while_the_code_that_made_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in (ROOT / "benchmarks").glob("tables_*.py"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(tables_kept, "HERE", tmp_path)
+    cell = cells(Namespace(task="sines", protocol=PROTOCOLS, **SETTINGS), seed=3)[0]
+    tables_kept.tell(cell, "train", tmp_path)
+    tables_kept.tell(cell, "measure", tmp_path, rows={})
+
+    def stands() -> list[bool]:
+        return [tables_kept.told(cell, stage, tmp_path) is not None for stage in STAGES]
+
+    assert stands() == [True, True]
+    for changed, left in (("tables_chains", [True, False]), ("tables_train", [False, False])):
+        path = tmp_path / f"{changed}.py"
+        path.write_text(path.read_text() + "# changed\n")
+        assert stands() == left
 
 
 def test_extrapolation_is_scored_beyond_what_is_given_alone() -> None:
