@@ -9,6 +9,7 @@ import arviz
 import numpy as np
 import pyro
 import torch
+from tables_scores import Effort
 from tables_tasks import Data
 from tables_train import Row
 
@@ -31,12 +32,12 @@ FEW = 4  # sequences, and chains
 VISITS = 20  # that the training's own chains are followed for
 
 
-def mixing(row: Row, data: Data, n: int) -> Figures:
-    """Long chains of n draws from scattered starts; beside them the short ones of the training."""
-    few = data.familiar[torch.arange(FEW)]
+def mixing(row: Row, data: Data, effort: Effort) -> Figures:
+    """Long chains from scattered starts; beside them the short ones of the training."""
+    n, few = effort.chain, data.familiar[torch.arange(FEW)]
     long = chains(row.guide.program, few, num_chains=FEW, draws=n, warmup=n)
     found = {"posterior": _mixed(diagnose(to_arviz(long)), long)}
-    found["posterior, annealed"] = _populations(row, few, n // 5)
+    found["posterior, annealed"] = _populations(row, few, effort.population)
     visits = min(VISITS, n)
     if not isinstance(row.guide, EncoderGuide):
         restarted = isinstance(row.guide, LangevinGuide) and row.guide.restart

@@ -37,7 +37,7 @@ def measure(cell: Cell, row: Row, data: Data, background: dict[str, Tensor] | No
         found["strange"] = strange(row, data, effort, background)
         if data.known is not None:
             found["meaning"] = meaning(row, data.known, effort)
-    found["chains"] = mixing(row, data, effort.chain)
+    found["chains"] = mixing(row, data, effort)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,16 +44,18 @@ class Effort:
     rungs: int = 100
     prior_rungs: int = 400
     chain: int = 500
+    population: int = 100  # draws of each independent annealing
     told: int = 50  # sequences of each kind that scores are to tell apart
     annealed: int = 16  # draws of each
 
 
-FULL, QUICK = Effort(), Effort(20, 6, 6, 20, 6, 4)
+FULL, QUICK = Effort(), Effort(20, 6, 6, 20, 4, 6, 4)
 
 
 def effort_of(cell: Cell) -> Effort:
-    """That of a cell."""
-    return QUICK if cell.quick else FULL
+    """That of a cell. A draw of a video costs more than ten of other sequences."""
+    effort = FULL if cell.of.image is None else replace(FULL, population=25)
+    return QUICK if cell.quick else effort
 
 
 def finite(x: Tensor) -> Tensor:
