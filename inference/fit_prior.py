@@ -39,7 +39,8 @@ def fit_prior(
     A few draws may lie where the base has no mass at all. The slope that would reach them digs
     holes in between and beyond, where negatives seldom come: they are left out, with a warning.
 
-    A base that is a `FullNormal` is first given the mean and covariance of the draws.
+    A base that is a `FullNormal` is first given the mean and covariance of the draws, and again of
+    those that are not left out, until none is.
 
     Args:
         prior: the prior of a trained model, changed in place.
@@ -69,34 +70,40 @@ def fit_prior(
     if draws.ndim != 2 or draws.shape[1] != dim or len(draws) < 1:
         raise ValueError(f"draws: expected shape (n, {dim}), got {tuple(draws.shape)}")
     # Several ranks have drawn each their own.
-    draws = Ranks().first(_within(prior, draws.detach(), depth)).to(draws.device)
-    if isinstance(prior.base, FullNormal):
-        prior.base.match(draws)
+    draws = Ranks().first(draws.detach()).to(draws.device)
+    kept = _within(prior, draws, depth)
+    if len(kept) < len(draws):
+        warnings.warn(
+            f"fit_prior: {len(draws) - len(kept)} of {len(draws)} draws are left out: they lie "
+            f"more than {depth:g} nats below the base's own",
+            stacklevel=2,
+        )
     # A sequence of one time point whose features are the latent's coordinates.
-    series = Series(draws.new_zeros(1), draws[:, None, :])
+    series = Series(kept.new_zeros(1), kept[:, None, :])
     rates = {"prior.": learning_rate}  # all there is: not the tenth that `fit` gives an energy
     return fit(_PriorAlone(prior), _NoLatents(), series, learning_rates=rates, **options)
 
 
 @torch.no_grad()
 def _within(prior: EnergyPrior, draws: Tensor, depth: float) -> Tensor:
+    """The draws that the base reaches; one that is to match them matches those it keeps."""
     if not depth > 0:
         raise ValueError(f"depth: expected a positive number, got {depth}")
+    if isinstance(prior.base, FullNormal):
+        prior.base.match(draws)
     base = prior.base()
     log_base = base.log_prob(draws.reshape((-1, *base.event_shape)))
     with torch.random.fork_rng():
         typical = base.log_prob(base.sample(torch.Size((2048,)))).mean()
     # what is not finite is left in, for `fit` to refuse
-    near = ~(log_base < typical - depth)
+    near = Ranks().first(~(log_base < typical - depth)).to(draws.device)
     if not bool(near.any()):
         raise ValueError(f"draws: expected some within {depth} nats of the base's own, got none")
-    if not bool(near.all()):
-        warnings.warn(
-            f"fit_prior: {int((~near).sum())} of {len(draws)} draws are left out: they lie more "
-            f"than {depth:g} nats below the base's own",
-            stacklevel=3,
-        )
-    return draws[near]
+    if bool(near.all()):
+        return draws
+    # far draws had widened a base that matches them, and may have hidden others
+    wider = isinstance(prior.base, FullNormal)
+    return _within(prior, draws[near], depth) if wider else draws[near]
 
 
 class _PriorAlone(PyroModule):

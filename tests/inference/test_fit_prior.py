@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm import EnergyPrior, MLPEnergy
+from pyro_lebm import EnergyPrior, FullNormal, MLPEnergy
 from pyro_lebm.inference import fit_prior
 
 
@@ -96,6 +96,26 @@ def test_draws_far_from_the_base_are_left_out() -> None:
     # log density of 98 draws, under the base alone as the energy is 0
     expected = -torch.distributions.Normal(0.0, 1.0).log_prob(draws[:98]).sum()
     assert history.last["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_base_that_matches_the_draws_reaches_them_wherever_they_lie() -> None:
+    torch.manual_seed(0)
+    draws = 50.0 + 20.0 * torch.randn(200, 3)
+    prior = EnergyPrior(MLPEnergy(3), base=FullNormal(3), num_chains=16)
+    fit_prior(prior, draws, max_steps=1, progress=False)  # a warning would be an error
+    assert torch.allclose(prior.base().mean, draws.mean(0))
+    assert torch.allclose(prior.base().covariance_matrix, draws.T.cov(), rtol=1e-4)
+
+
+def test_far_draws_widen_no_base_that_matches_the_others() -> None:
+    """Nor do the farthest hide those less far: with them, points at 40 are some sd away."""
+    torch.manual_seed(0)
+    bulk = torch.randn(300, 3)
+    far = torch.tensor([[40.0, 0.0, 0.0], [0.0, 40.0, 0.0], [900.0, 900.0, 0.0]])
+    prior = EnergyPrior(MLPEnergy(3), base=FullNormal(3), num_chains=16)
+    with pytest.warns(UserWarning, match="3 of 303 draws are left out"):
+        fit_prior(prior, torch.cat([bulk, far]), max_steps=1, progress=False)
+    assert torch.allclose(prior.base().covariance_matrix, bulk.T.cov(), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
