@@ -110,6 +110,8 @@ def run_all(args: argparse.Namespace, folder: Path) -> list[Path]:
             for other in needs(job, background):
                 done[other].result()
             _work(job, folder / f"seed{job[0].seed}", background)
+            for text in _warnings(job, folder / f"seed{job[0].seed}"):
+                tqdm.write(text)
             bar.update()
 
         for seed in lacking:
@@ -157,6 +159,13 @@ def _rows(of: list[Cell], folder: Path) -> dict[str, Any]:
         made = {"made": found["made"], "trained": found["trained"]}
         rows |= {name: row | made for name, row in found["rows"].items()}
     return rows
+
+
+def _warnings(job: Job, folder: Path) -> list[str]:
+    """What its process warned of: nobody reads the log of one that did not fail."""
+    cell, stage = job
+    found = told(cell, stage, folder) or {}
+    return [f"{cell.name}, seed {cell.seed}, {stage}: {text}" for text in found["warnings"]]
 
 
 def _work(job: Job, folder: Path, background: Cell | None) -> None:

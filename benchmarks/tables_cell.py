@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,18 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cell = Cell(**json.loads(args.cell))
-    if args.stage == "train":
-        train(cell, args.folder)
-        return
-    trained = told(cell.trained_as, "train", args.folder)
-    assert trained is not None
-    background = Cell(**json.loads(args.background)) if args.background else None
-    rows = measured(cell, args.folder, background)
-    tell(cell, "measure", args.folder, trained=trained["made"], rows=rows)
+    with warnings.catch_warnings(record=True) as warned:
+        if args.stage == "train":
+            train(cell, args.folder)
+            content: dict[str, Any] = {}
+        else:
+            trained = told(cell.trained_as, "train", args.folder)
+            assert trained is not None
+            background = Cell(**json.loads(args.background)) if args.background else None
+            rows = measured(cell, args.folder, background)
+            content = {"trained": trained["made"], "rows": rows}
+    content["warnings"] = sorted({str(warning.message) for warning in warned})
+    tell(cell, args.stage, args.folder, **content)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,6 @@ def put(cell: Cell, folder: Path, rows: dict[str, Any]) -> None:
     beside = path.with_suffix(".part")
     beside.write_bytes(pickle.dumps(rows))
     beside.replace(path)
-    tell(cell, "train", folder)
 
 
 def take(cell: Cell, folder: Path) -> dict[str, Any]:
