@@ -260,7 +260,13 @@ def train_short_run(cell: Cell, data: Data) -> dict[str, Row]:
     plain = latent_ode(cell, fine=True, scale=0.3, learn_scale=False)
     model = with_energy(cell, plain, size, steps=60, step_size=0.4, **short)
     guide = LangevinGuide(
-        model, data.train, steps=20, step_size=0.1, hot_until=0.0, adjusted=False, restart=True
+        model,
+        data.train,
+        steps=20,
+        step_size=cell.of.short_step,
+        hot_until=0.0,
+        adjusted=False,
+        restart=True,
     )
     watch.fit(
         model,
