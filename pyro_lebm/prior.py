@@ -137,10 +137,10 @@ class EnergyPrior(PyroModule):
     # Negatives
 
     def _negatives(self) -> Tensor:
-        """Negatives for the parameters as they are: drawn once, then remembered."""
-        if self._cache is None or not _same(self.parameters(), self._cache[1]):
+        """Negatives for the density as it is: drawn once, then remembered."""
+        if self._cache is None or not _same(self._density(), self._cache[1]):
             with timed("prior chains"):
-                self._cache = (self._new_negatives(), _copies(self.parameters()))
+                self._cache = (self._new_negatives(), _copies(self._density()))
         return self._cache[0]
 
     def forget(self) -> None:

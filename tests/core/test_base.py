@@ -66,6 +66,16 @@ def test_energy_and_chains_live_in_white_coordinates(sampler: str) -> None:
         assert torch.allclose(white.std(0), torch.ones(3), atol=0.15)
 
 
+def test_negatives_follow_a_base_that_is_matched_anew() -> None:
+    """A match moves no parameter: negatives of the base before would be remembered."""
+    torch.manual_seed(0)
+    prior = EnergyPrior(First(), FullNormal(3), num_chains=64)
+    before = prior._negatives()
+    assert prior._negatives() is before
+    prior.base.match(tilted(4))
+    assert prior._negatives() is not before
+
+
 def test_annealing_goes_through_white_coordinates_and_keeps_log_z() -> None:
     base, _ = matched()
     torch.manual_seed(1)

@@ -270,7 +270,7 @@ def test_the_base_learns_in_the_prior() -> None:
     torch.set_default_dtype(torch.float64)
     prior = EnergyPrior(Quartic(), LearnedNormal(), num_chains=4)
     exact = quadrature_draws(prior.energy, prior.base)
-    prior._cache = (exact, [p.detach().clone() for p in prior.parameters()])
+    prior._cache = (exact, [p.detach().clone() for p in prior._density()])
     points = torch.linspace(-1, 1, 5)[:, None]
     step_of(Model(prior, points), "SGD").step()  # registers, moves and uses the negatives
     assert not torch.equal(prior.state_dict()["base.loc"], torch.tensor([0.4]))
