@@ -31,6 +31,7 @@ from pyro_lebm.models import LatentODE
 
 STEM, COMMON = 0.9, 0.6  # shares of the time before a branch: with an encoder, without
 REFINED = 0.4  # share of the last tenth that chains run before the energy is fitted
+DRAWING = 0.25  # share, at most, of what is then left, that is spent on draws to fit it to
 FLOOR = 0.02  # of a learning rate at the end, of that at the start
 
 
@@ -172,7 +173,7 @@ def _refined(cell: Cell, stem: EncoderGuide, data: Data, before: Spent, *, energ
     late = _late(cell, share)
     watch.fit(model, guide, data.train, seed=cell.seed + 1, **late, **_common())
     if energy:
-        drawn = _visits(guide, data)
+        drawn = _visits(guide, data, DRAWING * _left(watch, cell))
         base = FullNormal(cell.sizes.static + cell.sizes.latent)
         model, encoder = _moved(encoder, with_energy(cell, model, base, **NEGATIVES), data, cell)
         chains = guide.chains
@@ -182,27 +183,36 @@ def _refined(cell: Cell, stem: EncoderGuide, data: Data, before: Spent, *, energ
     return Row(model, guide, watch.told())
 
 
-def _visits(guide: Guide, data: Data) -> Tensor:
-    """The chains go on: four visits to forget where they were, eight draws of each."""
+def _visits(guide: Guide, data: Data, seconds: float) -> Tensor:
+    """The chains go on: a third of the visits is to forget where they were, the rest are draws.
+
+    There are twelve, or as many as fit in the seconds: a visit to videos takes one by itself.
+    """
+    begin, drawn = time.process_time(), list[Tensor]()
     guide.train()
-    drawn = [guide.draw(data.train) for _ in range(12)]
+    while len(drawn) < 12 and (len(drawn) < 2 or time.process_time() - begin < seconds):
+        drawn.append(guide.draw(data.train))
     guide.eval()
-    return torch.cat(drawn[4:])
+    return torch.cat(drawn[len(drawn) // 3 :])
 
 
 def _fit_energy(watch: Watch, cell: Cell, model: LatentODE, drawn: Tensor) -> None:
     """In what is left of the row's seconds, as drawing took some too; counted in no iterations."""
-    left = cell.seconds - watch.told()["cpu_seconds"]
     fit_prior(
         model.prior,
         drawn,
         4e-3,
-        max_seconds=max(left, 0.01 * cell.seconds),
+        max_seconds=max(_left(watch, cell), 0.01 * cell.seconds),
         clock=time.process_time,
         batch_size=400,
         final_rate=FLOOR,
         seed=cell.seed + 2,
     )
+
+
+def _left(watch: Watch, cell: Cell) -> float:
+    """Seconds of the row's."""
+    return cell.seconds - watch.told()["cpu_seconds"]
 
 
 # Without one
