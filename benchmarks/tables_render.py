@@ -319,6 +319,8 @@ def _differences(rows: dict[str, list[Any]]) -> str:
         "AUC": at("generation", "auc_drawn"),
         "log p(x)": over_sequences("evidence", "estimate"),
     }
+    for kind in next(iter(rows.values()))[0].get("strange", ()):
+        figures[f"AUROC of log p(x), {kind}"] = at("strange", kind, "evidence", 0)
     told = []
     for a, b in PAIRS:
         for label, get in figures.items():
