@@ -110,7 +110,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> list[Path]:
             for other in needs(job, background):
                 done[other].result()
             _work(job, folder / f"seed{job[0].seed}", background)
-            for text in _warnings(job, folder / f"seed{job[0].seed}"):
+            for text in told_warnings(job, folder / f"seed{job[0].seed}"):
                 tqdm.write(text)
             bar.update()
 
@@ -161,7 +161,7 @@ def _rows(of: list[Cell], folder: Path) -> dict[str, Any]:
     return rows
 
 
-def _warnings(job: Job, folder: Path) -> list[str]:
+def told_warnings(job: Job, folder: Path) -> list[str]:
     """What its process warned of: nobody reads the log of one that did not fail."""
     cell, stage = job
     found = told(cell, stage, folder) or {}

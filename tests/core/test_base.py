@@ -69,10 +69,11 @@ def test_energy_and_chains_live_in_white_coordinates(sampler: str) -> None:
 def test_negatives_follow_a_base_that_is_matched_anew() -> None:
     """A match moves no parameter: negatives of the base before would be remembered."""
     torch.manual_seed(0)
-    prior = EnergyPrior(First(), FullNormal(3), num_chains=64)
+    base = FullNormal(3)
+    prior = EnergyPrior(First(), base, num_chains=64)
     before = prior._negatives()
     assert prior._negatives() is before
-    prior.base.match(tilted(4))
+    base.match(tilted(4))
     assert prior._negatives() is not before
 
 

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from house import ROOT
 from pyro_lebm import Series
 
 sys.path.append(str(ROOT / "benchmarks"))
+import tables_cell
 import tables_kept
-from tables import cells, jobs, needs
+from tables import cells, jobs, needs, told_warnings
 from tables_kept import Stage, key
 from tables_render import render, render_all
 from tables_tasks import PROTOCOLS, TASKS
@@ -87,6 +90,22 @@ def test_what_is_kept_stands_while_the_code_that_made_it_does(
         path = tmp_path / f"{changed}.py"
         path.write_text(path.read_text() + "# changed\n")
         assert stands() == left
+
+
+def test_what_a_process_warned_of_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in no log that somebody would read."""
+    cell = cells(Namespace(task="sines", protocol=PROTOCOLS, **SETTINGS), seed=3)[0]
+
+    def train(*_: object) -> None:
+        warnings.warn("most is left out", stacklevel=1)
+
+    monkeypatch.setattr(tables_cell, "train", train)
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(asdict(cell)), str(tmp_path), "train"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        tables_cell.main()
+    found = told_warnings((cell, "train"), tmp_path)
+    assert found == [f"{cell.name}, seed 3, train: most is left out"]
 
 
 def test_extrapolation_is_scored_beyond_what_is_given_alone() -> None:
