@@ -71,14 +71,15 @@ def made(cell: Cell) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """That of the code, marked where it has been changed since."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-    )
-    return found.stdout.strip() or "unknown"
+    """That of the code, marked where it has been changed since; figures that came are no code."""
+    name = _git("describe", "--always", "--exclude=*")
+    changed = _git("status", "--porcelain", "-uno", ":/", ":!results", ":!RESULTS.md")
+    return name + ("-dirty" if changed else "") or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    found = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True)
+    return found.stdout.strip()
 
 
 def put(cell: Cell, folder: Path, rows: dict[str, Any]) -> None:

@@ -197,3 +197,30 @@ def check_a_table_has_as_many_cells_in_each_line(report: dict[str, Any]) -> None
     text = render(report)
     for table in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
+
+
+def test_figures_that_came_do_not_mark_a_commit_as_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "benchmarks"
+    (here / "results").mkdir(parents=True)
+    figures = [here / "results" / "sines.json", here / "RESULTS.md"]
+    code = tmp_path / "model.py"
+    for file in (*figures, code):
+        file.write_text("before")
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        command = ["git", *who, *arguments]
+        return subprocess.run(command, cwd=here, check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q", "..")
+    git("add", "..")
+    git("commit", "-qm", "all")
+    commit = git("rev-parse", "--short", "HEAD").strip()
+    monkeypatch.setattr(tables_kept, "HERE", here)
+    for file in figures:
+        file.write_text("after")
+    assert tables_kept._commit() == commit
+    code.write_text("after")
+    assert tables_kept._commit() == f"{commit}-dirty"
