@@ -157,13 +157,18 @@ def _errors(rows: dict[str, list[Any]], about: Report) -> str:
     told: list[list[str]] = []
     if len(shares) > 1:
         title = "Mean squared error x 100, in published units, by share of points observed."
-        head = ["row", *(f"{float(key.split()[1]):.0%}" for key in shares), *COST]
+        head = [f"{float(key.split()[1]):.0%}" for key in shares]
+        beyond = [
+            k for k in shares if any(s[k].get("mse_beyond") is not None for s in all_rows(rows))
+        ]
+        head += [f"{float(key.split()[1]):.0%}, to three times the length" for key in beyond[-1:]]
+        wanted = [at(key, "mse") for key in shares] + [at(k, "mse_beyond") for k in beyond[-1:]]
         for name, seeds in rows.items():
-            scores = [told_of(seeds, at(key, "mse"), 100) for key in shares]
-            told.append([name, *scores, *_cost(seeds)])
+            told.append([name, *(told_of(seeds, get, 100) for get in wanted), *_cost(seeds)])
         for name, figures in PUBLISHED[about["protocol"]].items():
-            told.append([name, *(f"{x:.3f}" for x in figures), *[""] * len(COST)])
-        return f"{title}\n\n{table(head, told)}"
+            rest = [""] * (len(COST) + len(beyond[-1:]))
+            told.append([name, *(f"{x:.3f}" for x in figures), *rest])
+        return f"{title}\n\n{table(['row', *head, *COST], told)}"
     names = {
         "mse": "MSE",
         "mse_hidden": "hidden points",
@@ -312,8 +317,8 @@ def _differences(rows: dict[str, list[Any]]) -> str:
         figures[f"MSE{label}"] = at(key, "mse")
     if len(shares) == 1:
         figures["MSE, few points given"] = at(shares[0], "mse_few")
-        figures["MSE to three times the length"] = at(shares[0], "mse_beyond")
         figures["MSE outside the training range"] = at(shares[0], "outside_mse")
+    figures["MSE to three times the length"] = at(shares[-1], "mse_beyond")
     figures |= {
         "MMD": at("generation", "mmd_drawn"),
         "AUC": at("generation", "auc_drawn"),
