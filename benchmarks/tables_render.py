@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from tables_figures import (
     Get,
     all_rows,
     at,
     mean,
     over_sequences,
-    short,
     table,
     told_of,
     values,
 )
-
-from pyro_lebm.inference.scores import bootstrap_interval, paired_interval
+from tables_pairs import differences
 
 ROWS = (
     "latent_ode",
@@ -32,15 +28,6 @@ ROWS = (
     "ode_lebm_refined",
     "ode_lebm_langevin",
     "ode_lebm_short_run",
-)
-PAIRS = (
-    ("ode_lebm_refined", "latent_ode"),
-    ("ode_lebm_encoder", "latent_ode"),
-    ("ode_lebm_refined", "latent_ode_refined"),
-    ("ode_lebm_langevin", "latent_ode_langevin"),
-    ("ode_lebm_encoder", "ode_lebm_encoder, without E"),
-    ("ode_lebm_refined", "ode_lebm_refined, without E"),
-    ("ode_lebm_langevin", "ode_lebm_langevin, without E"),
 )
 # test MSE x 100 of Rubanova et al. 2019, table of the hopper, by share of points observed
 PUBLISHED = {
@@ -142,7 +129,7 @@ def _sections(rows: dict[str, list[Any]], about: Report) -> Iterator[str]:
         yield from _strange(rows)
         yield from _meaning(rows)
     yield _chains(rows)
-    yield _differences(rows)
+    yield differences(rows, about["task"], _erred(next(iter(rows.values()))))
 
 
 # Sections
@@ -306,42 +293,4 @@ def _chains(rows: dict[str, list[Any]]) -> str:
         "(the worst over latents, and over four sequences). Prior "
         "chains of the training begin anew every ten visits; those called restarted at each, so "
         f"that they cannot but look mixed.\n\n{table(head, told)}"
-    )
-
-
-def _differences(rows: dict[str, list[Any]]) -> str:
-    shares = _erred(next(iter(rows.values())))
-    figures: dict[str, Get] = {}
-    for key in shares:
-        label = "" if len(shares) == 1 else f" at {float(key.split()[1]):.0%}"
-        figures[f"MSE{label}"] = at(key, "mse")
-    if len(shares) == 1:
-        figures["MSE, few points given"] = at(shares[0], "mse_few")
-        figures["MSE outside the training range"] = at(shares[0], "outside_mse")
-    figures["MSE to three times the length"] = at(shares[-1], "mse_beyond")
-    figures |= {
-        "MMD": at("generation", "mmd_drawn"),
-        "AUC": at("generation", "auc_drawn"),
-        "log p(x)": over_sequences("evidence", "estimate"),
-    }
-    for kind in next(iter(rows.values()))[0].get("strange", ()):
-        figures[f"AUROC of log p(x), {kind}"] = at("strange", kind, "evidence", 0)
-    told = []
-    for a, b in PAIRS:
-        for label, get in figures.items():
-            if a not in rows or b not in rows or len(rows[a]) < 2:
-                continue
-            x, y = values(rows[a], get), values(rows[b], get)
-            if len(x) != len(y) or len(x) < 2 or not all(map(math.isfinite, x + y)):
-                continue
-            pair = torch.tensor(x, dtype=torch.double), torch.tensor(y, dtype=torch.double)
-            t, resampled = paired_interval(*pair), bootstrap_interval(*pair)
-            ends = [f"[{short(e.low)}, {short(e.high)}]" for e in (resampled, t)]
-            told.append([f"{a} - {b}", label, short(t.mean), *ends])
-    if not told:
-        return "Paired differences take two seeds or more."
-    head = ["difference", "of", "mean", "95 % bootstrap", "95 % t"]
-    return (
-        "Differences, paired by seed. With so few seeds the bootstrap's interval is too narrow, "
-        f"the t interval the safer one.\n\n{table(head, told)}"
     )

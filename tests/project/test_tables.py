@@ -24,6 +24,7 @@ import tables_cell
 import tables_kept
 from tables import cells, jobs, needs, told_warnings
 from tables_kept import Stage, key
+from tables_pairs import differences
 from tables_render import render, render_all
 from tables_tasks import PROTOCOLS, TASKS
 
@@ -224,3 +225,19 @@ def test_figures_that_came_do_not_mark_a_commit_as_changed(
     assert tables_kept._commit() == commit
     code.write_text("after")
     assert tables_kept._commit() == f"{commit}-dirty"
+
+
+def test_one_lost_sequence_does_not_hide_what_the_others_gain() -> None:
+    def row(gain: float, lost: float) -> dict[str, Any]:
+        estimate = [1.0 + gain] * 4 + [1.0 + lost]
+        return {"errors 0.5": {"mse": 0.1}, "evidence": {"estimate": estimate}}
+
+    rows = {
+        "ode_lebm_refined": [row(0.02, -9.0), row(0.04, -5.0)],
+        "latent_ode": [row(0.0, 0.0), row(0.0, 0.0)],
+    }
+    lines = differences(rows, "sines", ["errors 0.5"]).splitlines()
+    (mean,) = (line for line in lines if "| log p(x) |" in line)
+    (median,) = (line for line in lines if "median over sequences" in line)
+    assert float(mean.split("|")[3]) < -1
+    assert float(median.split("|")[3]) == pytest.approx(100 * 0.03)
