@@ -1,7 +1,7 @@
 """Refined posteriors whose likelihood counts for less: does that mend their extrapolation?
 
     python benchmarks/tables.py hopper       # first: what it trained is taken up here
-    python benchmarks/tempered.py hopper
+    python benchmarks/tempered_likelihood.py hopper
 
 Draws of p(z | x) of the given part take the model at its word. Where it fits less well than its
 own noise says, they may be narrower, and elsewhere, than what predicts best. Here the likelihood

@@ -19,7 +19,7 @@ from pyro_lebm.program import Program
 sys.path.append(str(ROOT / "benchmarks"))
 import tables_cell
 import tables_kept
-import tempered
+import tempered_likelihood as tempered
 from tables_models import Cell
 from tables_tasks import Data
 from tables_train import Row
