@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from pyro_lebm import EnergyPrior, MLPEnergy
-from pyro_lebm.chains import Chains
+from pyro_lebm.dynamics.chains import Chains
 from pyro_lebm.inference import LangevinGuide, fit
 from pyro_lebm.inference.scores import paired_interval
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField, datasets

@@ -20,11 +20,11 @@ from torch import Tensor
 from trajectory import keep_memory
 
 from pyro_lebm import Series, engine
+from pyro_lebm.dynamics.langevin import evaluate, ula_step
 from pyro_lebm.engines import Engine
-from pyro_lebm.langevin import evaluate, ula_step
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
 from pyro_lebm.models.datasets import irregular_sines
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 END, WIDTH, SIZE = 5.0, 100, 0.02
 COMPILED = ("xla", "compile")

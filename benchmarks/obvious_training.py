@@ -20,7 +20,7 @@ from tqdm import tqdm
 from trajectory import sequential
 
 from pyro_lebm import EnergyPrior, Series
-from pyro_lebm.chains import Chains
+from pyro_lebm.dynamics.chains import Chains
 from pyro_lebm.inference import History, LangevinGuide
 from pyro_lebm.models import LatentODE
 from pyro_lebm.models.emissions import SCALE_FLOOR

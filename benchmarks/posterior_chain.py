@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from trajectory import errors, interleaved, matched_step, paired, sequential
 
 from pyro_lebm import Series, engine, native, trajectory
+from pyro_lebm.dynamics.langevin import LogDensity, evaluate, ula_step
 from pyro_lebm.engines import Engine
-from pyro_lebm.langevin import LogDensity, evaluate, ula_step
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
 from pyro_lebm.models.datasets import irregular_sines
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 BATCH, STEPS, SCALE, SIZE = 128, 20, 0.5, 0.02
 

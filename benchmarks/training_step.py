@@ -19,8 +19,8 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyro_lebm import EnergyPrior, MLPEnergy, Series
+from pyro_lebm.dynamics.langevin import LogDensity, evaluate, ula_step
 from pyro_lebm.inference import LangevinGuide
-from pyro_lebm.langevin import LogDensity, evaluate, ula_step
 from pyro_lebm.models import LatentODE
 
 STEPS, CHAINS, PRIOR_STEPS, SIZE = 10, 512, 5, 0.02

@@ -39,7 +39,7 @@ from pyro_lebm.models import LatentODE
 from pyro_lebm.models.datasets import irregular_sines
 from pyro_lebm.models.emissions import GaussianEmission
 from pyro_lebm.models.fields import MLP, MLPField
-from pyro_lebm.ode import choose_step, trajectory
+from pyro_lebm.trajectories.ode import choose_step, trajectory
 
 LATENT, WIDTH, BATCH, SCALE = 10, 100, 128, 0.5
 Path3 = Callable[[Tensor], Tensor]

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from pyro_lebm.distribution import Sampler, drawn_by
 from pyro_lebm.grid import grid_draws
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 from .draws import Draws
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_lebm.program import Model, Program
+from pyro_lebm.programs.program import Model, Program
 from pyro_lebm.series import Series
 
 from .draws import Draws

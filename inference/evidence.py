@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_lebm.ais import check_settings, log_ratio
-from pyro_lebm.program import Program
-from pyro_lebm.ratio import LogRatio
+from pyro_lebm.annealing.ais import check_settings, log_ratio
+from pyro_lebm.annealing.ratio import LogRatio
+from pyro_lebm.programs.program import Program
+from pyro_lebm.programs.tilts import estimated, unnormalised
 from pyro_lebm.series import Series
-from pyro_lebm.tilts import estimated, unnormalised
 
 from .draws import Draws
 from .guide import Guide
@@ -41,7 +41,7 @@ def log_evidence(
 ) -> LogRatio:
     r"""Estimate :math:`\log p(x_n)` of each sequence, all latents integrated out.
 
-    By annealed importance sampling (see `pyro_lebm.ais.log_ratio`) from a normal distribution, per
+    By annealed importance sampling (see `annealing.ais.log_ratio`) from a normal distribution, per
     sequence, of the mean and the covariance of the guide's annealed draws, its standard deviations
     inflated: exact draws of it are had, and the way to :math:`p(x, z)` is short. The reverse way
     starts at ``draws``. Of a sequence simulated from the model there is one exact draw, the latents

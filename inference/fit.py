@@ -13,8 +13,8 @@ from pyro.infer.elbo import ELBO
 from torch import nn
 from tqdm.auto import tqdm
 
-from pyro_lebm.chains import Chains
-from pyro_lebm.program import Program
+from pyro_lebm.dynamics.chains import Chains
+from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
 from .history import History

@@ -16,9 +16,9 @@ from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from pyro_lebm.chains import Chains
-from pyro_lebm.inner_steps import InnerSteps
-from pyro_lebm.program import Program
+from pyro_lebm.dynamics.chains import Chains
+from pyro_lebm.dynamics.inner_steps import InnerSteps
+from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
 from .draws import Draws

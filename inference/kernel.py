@@ -15,8 +15,8 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
-from pyro_lebm.langevin import LogDensity, State
-from pyro_lebm.metric import Metric, unit_metric
+from pyro_lebm.dynamics.langevin import LogDensity, State
+from pyro_lebm.dynamics.metric import Metric, unit_metric
 
 from .sampler import LARGEST_DENSE, Move, Sampler, Statistics
 from .targets import singular
@@ -39,7 +39,7 @@ class Kernel(MCMCKernel):
         step_size: where the search for the step size begins, or the step size itself.
         adapt_step_size: learn it in the warm-up.
         metric: ``"dense"``, ``"diag"`` or ``"none"``: the linear map to white coordinates that the
-            warm-up learns, from draws and gradients of all chains (`pyro_lebm.metric.learned`);
+            warm-up learns, from draws and gradients of all chains (`dynamics.metric.learned`);
             ``"auto"`` is dense up to 100 dimensions.
         target_acceptance: what the warm-up tunes the step size to; the kernel's own by default.
         transforms, max_plate_nesting, jit_compile, jit_options, ignore_jit_warnings,

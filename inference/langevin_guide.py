@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_lebm.clock import timed
-from pyro_lebm.langevin import check_step_size
-from pyro_lebm.moves import Dynamics
-from pyro_lebm.program import Model, Program
+from pyro_lebm.dynamics.langevin import check_step_size
+from pyro_lebm.dynamics.moves import Dynamics
+from pyro_lebm.programs.program import Model, Program
 from pyro_lebm.series import Series
 
 from .draws import Draws
@@ -38,7 +38,7 @@ class LangevinGuide(Guide):
     likelihood (Fisher's identity; Cheng et al. 2024, arXiv 2409.03845). The loss printed is an
     unnormalised joint, not a bound on anything.
 
-    Steps are *hot* early (unadjusted, see `pyro_lebm.langevin.hot_step_size`), Metropolis-adjusted
+    Steps are *hot* early (unadjusted, see `dynamics.langevin.hot_step_size`), Metropolis-adjusted
     with a step size per chain later; `fit` says when, and without it they are adjusted throughout.
     The unit of acceptance is one element of the plates that all sites share. Chains are written in
     training mode only.
@@ -47,7 +47,7 @@ class LangevinGuide(Guide):
         model: the Pyro program; its latent sites must be continuous.
         args, kwargs: the whole training data, as the model takes it.
         steps: Langevin steps of a visit; ``(least, most)`` as many as the chains still gain by, see
-            `pyro_lebm.inner_steps.InnerSteps`; ``"auto"`` between 3 and 40.
+            `pyro_lebm.dynamics.inner_steps.InnerSteps`; ``"auto"`` between 3 and 40.
         hot_until: progress of the training at which adjusted steps begin.
         strength: how hot, the drift of one step in units of the latent space.
         step_size: start of the steps' adaptation: the noise's standard deviation of overdamped

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_lebm.langevin import State
+from pyro_lebm.dynamics.langevin import State
 
 # Nats, and nats a dimension, that a chain's surroundings may weigh less and not be lost.
 LOST, LOST_PER_DIM = 10.0, 1.0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 from .targets import in_order
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyro_lebm.langevin import LogDensity, State
-from pyro_lebm.microcanonical import mclmc_step, random_direction
-from pyro_lebm.underdamped import baoab_step, kinetic, malt_step
+from pyro_lebm.dynamics.langevin import LogDensity, State
+from pyro_lebm.dynamics.microcanonical import mclmc_step, random_direction
+from pyro_lebm.dynamics.underdamped import baoab_step, kinetic, malt_step
 
 from .kernel import Kernel
 from .sampler import Move

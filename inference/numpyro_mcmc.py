@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_lebm.potential import Potential
+from pyro_lebm.programs.potential import Potential
 
 from .run import Run
 from .targets import ModelTarget, check_counts

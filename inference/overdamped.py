@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pyro_lebm.barker import OPTIMAL_ACCEPTANCE as BARKER_ACCEPTANCE
-from pyro_lebm.barker import barker_step
-from pyro_lebm.langevin import (
+from pyro_lebm.dynamics.barker import OPTIMAL_ACCEPTANCE as BARKER_ACCEPTANCE
+from pyro_lebm.dynamics.barker import barker_step
+from pyro_lebm.dynamics.langevin import (
     OPTIMAL_ACCEPTANCE,
     LogDensity,
     State,

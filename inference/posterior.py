@@ -9,13 +9,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_lebm.bridge import Path
+from pyro_lebm.annealing.bridge import Path
+from pyro_lebm.annealing.smc import annealed_smc
 from pyro_lebm.distribution import EnergyBased, annealed_draws, drawn_by, is_real
-from pyro_lebm.langevin import adapt, check_step_size, evaluate, mala_step
-from pyro_lebm.program import Program
+from pyro_lebm.dynamics.langevin import adapt, check_step_size, evaluate, mala_step
+from pyro_lebm.programs.program import Program
+from pyro_lebm.programs.tilts import log_constants
 from pyro_lebm.series import Series
-from pyro_lebm.smc import annealed_smc
-from pyro_lebm.tilts import log_constants
 
 from .draws import Draws, PointEstimate
 
@@ -49,7 +49,7 @@ def anneal(
         encode: the encoder's Gaussian; None starts from the prior.
         inflation: factor on the encoder's standard deviation.
         batch_size: sequences annealed at once, which bounds memory.
-        options: for `pyro_lebm.smc.annealed_smc`.
+        options: for `pyro_lebm.annealing.smc.annealed_smc`.
 
     Returns:
         draws ``(runs, draws, N, ...)`` with, in ``stats``, ``lp`` (unnormalised log joint),

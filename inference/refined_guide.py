@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pyro_lebm.clock import timed
-from pyro_lebm.langevin import check_step_size
-from pyro_lebm.moves import Dynamics
-from pyro_lebm.program import Program
+from pyro_lebm.dynamics.langevin import check_step_size
+from pyro_lebm.dynamics.moves import Dynamics
+from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
 from .draws import Draws

@@ -11,7 +11,7 @@ from pyro.params.param_store import normalize_param_name
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_lebm.reading import tilted
+from pyro_lebm.programs.reading import tilted
 
 
 class RefuseUnnormalised(Messenger):

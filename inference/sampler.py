@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pyro_lebm.adaptation import DualAverage, dual_average, update, windows
-from pyro_lebm.langevin import LogDensity, State, evaluate
-from pyro_lebm.metric import Metric, Moments, add, learned, no_moments
+from pyro_lebm.dynamics.adaptation import DualAverage, dual_average, update, windows
+from pyro_lebm.dynamics.langevin import LogDensity, State, evaluate
+from pyro_lebm.dynamics.metric import Metric, Moments, add, learned, no_moments
 
 from .lost import Track, elsewhere, further, lost, no_track
 from .ranks import moved

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyro_lebm.langevin import LogDensity, State, evaluate, propose
-from pyro_lebm.metric import Metric, unit_metric
+from pyro_lebm.dynamics.langevin import LogDensity, State, evaluate, propose
+from pyro_lebm.dynamics.metric import Metric, unit_metric
 
 from .kernel import Kernel
 from .minibatch import Data, MinibatchDensity, Rows

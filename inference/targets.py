@@ -13,10 +13,10 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
 from pyro.ops.integrator import _EXCEPTION_HANDLERS
 from torch import Tensor
 
-from pyro_lebm.langevin import LogDensity, evaluate
-from pyro_lebm.potential import Potential, Strategy
-from pyro_lebm.program import Model, Program
-from pyro_lebm.reading import unvalidated
+from pyro_lebm.dynamics.langevin import LogDensity, evaluate
+from pyro_lebm.programs.potential import Potential, Strategy
+from pyro_lebm.programs.program import Model, Program
+from pyro_lebm.programs.reading import unvalidated
 
 RADIUS = 2.0  # of Pyro's init_to_uniform, in unconstrained space
 TRIES = 100

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyro_lebm.langevin import OPTIMAL_ACCEPTANCE, LogDensity, State, mala_move
+from pyro_lebm.dynamics.langevin import OPTIMAL_ACCEPTANCE, LogDensity, State, mala_move
 
 from .kernel import Kernel
 from .sampler import Move

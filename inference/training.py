@@ -15,7 +15,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
 from pyro_lebm.clock import timed
-from pyro_lebm.inner_steps import InnerSteps
+from pyro_lebm.dynamics.inner_steps import InnerSteps
 from pyro_lebm.series import Series
 
 from .data_parallel import Averaged

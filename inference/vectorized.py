@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_lebm.checkpoint import CheckpointError, read_state, write_state
-from pyro_lebm.langevin import evaluate
-from pyro_lebm.potential import STRATEGIES, Strategy
+from pyro_lebm.dynamics.langevin import evaluate
+from pyro_lebm.programs.potential import STRATEGIES, Strategy
 
 from .kernel import Kernel
 from .ranks import Ranks, moved
@@ -139,7 +139,7 @@ class VectorizedMCMC(Run):
         """Warm up, and draw; the arguments are the model's. A second run starts anew.
 
         Raises:
-            ValueError: for a model that cannot be read (see `pyro_lebm.potential.Potential`), or
+            ValueError: for a model that cannot be read (see `pyro_lebm.Potential`), or
                 without a starting point of finite density.
         """
         self._forget()

@@ -11,9 +11,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_lebm import engines, native
-from pyro_lebm.prepared import Prepared
-from pyro_lebm.problem import ACTIVATIONS, Fused, Perceptron, Problem
-from pyro_lebm.seen import SeenPath
+from pyro_lebm.observations.prepared import Prepared
+from pyro_lebm.observations.problem import ACTIVATIONS, Fused, Perceptron, Problem
+from pyro_lebm.observations.seen import SeenPath
 from pyro_lebm.series import Series
 
 from .emissions import BernoulliEmission, Emission, GaussianEmission, PoissonEmission

@@ -14,11 +14,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_lebm.base import StandardNormal
-from pyro_lebm.ode import choose_step, interpolate, trajectory
-from pyro_lebm.recompute import possible
-from pyro_lebm.seen import SeenPath
+from pyro_lebm.observations.seen import SeenPath
 from pyro_lebm.series import Series
-from pyro_lebm.solvers import FIXED
+from pyro_lebm.trajectories.ode import choose_step, interpolate, trajectory
+from pyro_lebm.trajectories.recompute import possible
+from pyro_lebm.trajectories.solvers import FIXED
 
 from .emissions import GaussianEmission
 from .fields import Driven, MLPField
@@ -56,7 +56,7 @@ class LatentODE(SavedModel):
             ``(..., T, D)``; default Gaussian with learned scale.
         covariates: dimension C of the covariates that drive the field, 0 for none.
         t0: the time of ``z0``, in the series' unit.
-        method: solver, see `pyro_lebm.ode.trajectory`.
+        method: solver, see `pyro_lebm.trajectories.ode.trajectory`.
         tolerance: error of the fixed-step solvers, relative to 1 + \|z\|; the step is chosen by
             doubling in `refresh` and kept in the buffer ``step_size`` while its error fits.
         adjoint: for torchdiffeq's solvers, gradients by the adjoint equation.

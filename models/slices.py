@@ -9,8 +9,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_lebm import recompute
-from pyro_lebm.rescored import Rescored
+from pyro_lebm.observations.rescored import Rescored
+from pyro_lebm.trajectories import recompute
 
 ROWS = 4096  # states in a slice: enough to keep a processor busy
 

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pyro_lebm.ode import FIRST_STEPS, step_error
-from pyro_lebm.solvers import ADAPTIVE, FIXED, Field
+from pyro_lebm.trajectories.ode import FIRST_STEPS, step_error
+from pyro_lebm.trajectories.solvers import ADAPTIVE, FIXED, Field
 
 
 class Solved(Protocol):

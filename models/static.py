@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pyro_lebm.problem import Perceptron
+from pyro_lebm.observations.problem import Perceptron
 
 from .fields import MLPField
 

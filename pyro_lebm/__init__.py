@@ -5,19 +5,19 @@ Models are in `pyro_lebm.models`, ways to learn them in `pyro_lebm.inference`.
 
 from __future__ import annotations
 
-from . import langevin
+from .annealing.ratio import LogRatio
+from .annealing.smc import annealed_smc
 from .base import FullNormal, StandardNormal
 from .distribution import EnergyBased
+from .dynamics import langevin
 from .energy import MLPEnergy
 from .engines import engine
 from .frame import series_from_frame
-from .ode import choose_step, interpolate, trajectory
 from .partition import log_z
-from .potential import Potential, potential
 from .prior import EnergyPrior
-from .ratio import LogRatio
+from .programs.potential import Potential, potential
 from .series import Series
-from .smc import annealed_smc
+from .trajectories.ode import choose_step, interpolate, trajectory
 
 __all__ = [
     "EnergyBased",

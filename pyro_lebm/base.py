@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .metric import Metric
+from .dynamics.metric import Metric
 
 
 class StandardNormal(nn.Module):

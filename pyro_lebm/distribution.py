@@ -14,12 +14,12 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
+from .annealing.bridge import Path
+from .annealing.ratio import LogRatio
+from .annealing.smc import Population, annealed_smc
 from .base import white_metric
-from .bridge import Path
 from .dependence import announce, leaves, refuse_dependence, refuse_hidden, refuse_unregistered
 from .frozen import frozen
-from .ratio import LogRatio
-from .smc import Population, annealed_smc
 
 Energy = Callable[[Tensor], Tensor]
 Sampler = Callable[["EnergyBased", int], Tensor]

@@ -7,11 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .ais import check_settings, log_ratio
+from .annealing.ais import check_settings, log_ratio
+from .annealing.ratio import LogRatio
 from .base import white_metric
 from .distribution import EnergyBased, annealed, path_from_base
 from .prior import EnergyPrior
-from .ratio import LogRatio
 
 PILOT = 256  # draws of the base on which the schedule is tuned
 
@@ -30,7 +30,7 @@ def log_z(
 ) -> LogRatio:
     r"""Estimate :math:`\log Z = \log \mathrm{E}_b[\exp(-E)]` forward from the base and in reverse.
 
-    By annealed importance sampling both ways, see `pyro_lebm.ais.log_ratio`. An `EnergyPrior`
+    By annealed importance sampling both ways, see `annealing.ais.log_ratio`. An `EnergyPrior`
     remembers the forward estimate, whose weights are unbiased, as its ``log_z`` for as long as its
     parameters and buffers stay as they are: scores are normalised from then on. It remembers both
     sides too: bounds of log p(x) need bounds of log Z (see `log_evidence`), that from below one

@@ -10,14 +10,14 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from .annealing.ratio import LogRatio
 from .base import FullNormal, OfWhite, StandardNormal, white_metric
-from .chains import Chains
 from .clock import timed
 from .distribution import EnergyBased, annealed_draws, is_real
+from .dynamics.chains import Chains
+from .dynamics.langevin import check_step_size, evaluate, ula_step
+from .dynamics.moves import Dynamics
 from .frozen import frozen
-from .langevin import check_step_size, evaluate, ula_step
-from .moves import Dynamics
-from .ratio import LogRatio
 
 Sampling = Literal["annealed", "persistent", "short_run"]
 Negatives = Literal["persistent", "short_run", "annealed"]

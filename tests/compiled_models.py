@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_lebm import EnergyBased, EnergyPrior, FullNormal, MLPEnergy, trajectory
-from pyro_lebm.potential import Potential, potential
+from pyro_lebm.programs.potential import Potential, potential
 from samplers import conjugate
 
 

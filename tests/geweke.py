@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from pyro_lebm.inference.sampler import Mover, Sampler
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 Values = dict[str, Tensor]
 

@@ -7,8 +7,8 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from pyro_lebm.ode import trajectory
 from pyro_lebm.series import Series
+from pyro_lebm.trajectories.ode import trajectory
 
 from .truth import Truth
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_lebm.problem import Perceptron
+from pyro_lebm.observations.problem import Perceptron
 
 aten = torch.ops.aten
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pyro_lebm.problem import Band, Problem
+from pyro_lebm.observations.problem import Band, Problem
 
 from .likelihoods import COMPARE, HALF_LOG_TWO_PI
 from .network import Network, Shape
@@ -28,7 +28,7 @@ ELSEWHERE = 2**6  # times as many of both on a device that wants large operation
 def solve(
     problem: Problem, z0: Tensor, scale: Tensor, *, grad: bool = False, seed: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `pyro_lebm.seen.solve`.
+    """As `pyro_lebm.observations.seen.solve`.
 
     Memory beyond data and results: with K steps, the nodes and slopes, 4 (K + 1) L numbers a state,
     and where there is a gradient the stages' inputs, 3 K L, and the field's hidden values, 4 K + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_lebm.problem import Band
+from pyro_lebm.observations.problem import Band
 
 from .workspace import Workspace
 

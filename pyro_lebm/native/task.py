@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_lebm.problem import ACTIVATIONS, LIKELIHOODS, Perceptron, Problem
+from pyro_lebm.observations.problem import ACTIVATIONS, LIKELIHOODS, Perceptron, Problem
 
 from .compilation import library
 
@@ -62,7 +62,7 @@ class Task(ctypes.Structure):
 def solve(
     problem: Problem, z0: Tensor, scale: Tensor, *, grad: bool = False, seed: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `pyro_lebm.seen.solve`."""
+    """As `pyro_lebm.observations.seen.solve`."""
     n, (data, times, observed) = len(z0), problem.data.values.shape
     value, grad_z0 = z0.new_empty(n), torch.empty_like(z0)
     both = (*problem.field.parameters, *problem.emission.parameters)

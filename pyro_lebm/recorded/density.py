@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..engines import engine
-from ..once import Once
+from ..observations.once import Once
 from .graph import Graph
 from .record import Recorder, capture
 from .sources import Attached

@@ -10,8 +10,8 @@ import jax
 import torch
 from torch import Tensor
 
-from .. import langevin
-from ..moves import Walk
+from ..dynamics import langevin
+from ..dynamics.moves import Walk
 from .bound import Bound, to_jax, to_torch
 from .steps import State
 
@@ -19,7 +19,7 @@ LEAST_ROOM = 16
 
 
 def visit(bound: Bound, walk: Walk, steps: int, hot: float | None, adjusted: bool) -> Walk:
-    """Hot steps, MALA with adapted step sizes, or ULA, as `pyro_lebm.moves` has them."""
+    """Hot steps, MALA with adapted step sizes, or ULA, as `pyro_lebm.dynamics.moves` has them."""
     kind = "hot" if hot is not None else "mala" if adjusted else "ula"
     drawn = [_drawn(walk, kind) for _ in range(steps)]
     drawn += drawn[-1:] * (_room(steps) - steps)  # not used: compiled for some numbers of steps

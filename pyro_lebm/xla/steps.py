@@ -1,4 +1,4 @@
-"""Langevin steps in JAX: the arithmetic of `pyro_lebm.langevin`."""
+"""Langevin steps in JAX: the arithmetic of `pyro_lebm.dynamics.langevin`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..langevin import OPTIMAL_ACCEPTANCE, STEP_BOUNDS
+from ..dynamics.langevin import OPTIMAL_ACCEPTANCE, STEP_BOUNDS
 
 Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pyro_lebm import StandardNormal
-from pyro_lebm.ais import log_ratio
-from pyro_lebm.ratio import LogRatio
+from pyro_lebm.annealing.ais import log_ratio
+from pyro_lebm.annealing.ratio import LogRatio
 from scenarios import Mixture, Quartic, quadrature_draws, quadrature_log_z
 
 

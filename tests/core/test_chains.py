@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.chains import Chains
-from pyro_lebm.langevin import evaluate, hot_step_size, ula_step
+from pyro_lebm.dynamics.chains import Chains
+from pyro_lebm.dynamics.langevin import evaluate, hot_step_size, ula_step
 from scenarios import STANDARD
 
 target = STANDARD.log_density

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from compiled_models import MODELS, picking, seen
 from pyro_lebm import engine
-from pyro_lebm.langevin import State, evaluate
-from pyro_lebm.potential import Potential, potential
-from pyro_lebm.program import Program
+from pyro_lebm.dynamics.langevin import State, evaluate
+from pyro_lebm.programs.potential import Potential, potential
+from pyro_lebm.programs.program import Program
 
 jax = pytest.importorskip("jax")
 

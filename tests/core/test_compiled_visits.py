@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from compiled_models import seen
 from pyro_lebm import Series, engine
-from pyro_lebm.chains import Chains
+from pyro_lebm.dynamics.chains import Chains
 from pyro_lebm.engines import asked
 from pyro_lebm.inference import LangevinGuide, fit
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 pytest.importorskip("jax")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.barker import barker_step
-from pyro_lebm.langevin import State, evaluate, mala_step
-from pyro_lebm.microcanonical import mclmc_step, random_direction, turn
-from pyro_lebm.underdamped import baoab_step, leapfrog, malt_step, refresh
+from pyro_lebm.dynamics.barker import barker_step
+from pyro_lebm.dynamics.langevin import State, evaluate, mala_step
+from pyro_lebm.dynamics.microcanonical import mclmc_step, random_direction, turn
+from pyro_lebm.dynamics.underdamped import baoab_step, leapfrog, malt_step, refresh
 from scenarios import CORRELATED, Mixture
 
 Step = Callable[[Callable[[Tensor], Tensor], State], tuple[State, Tensor]]

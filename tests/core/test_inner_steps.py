@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.chains import Chains
-from pyro_lebm.inner_steps import InnerSteps
-from pyro_lebm.langevin import State, evaluate
+from pyro_lebm.dynamics.chains import Chains
+from pyro_lebm.dynamics.inner_steps import InnerSteps
+from pyro_lebm.dynamics.langevin import State, evaluate
 from scenarios import gaussian
 
 NARROW = gaussian(torch.zeros(3), 0.1**2 * torch.eye(3))

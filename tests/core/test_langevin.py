@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.langevin import (
+from pyro_lebm.dynamics.langevin import (
     OPTIMAL_ACCEPTANCE,
     State,
     accept,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.adaptation import dual_average, update, windows
-from pyro_lebm.langevin import evaluate
-from pyro_lebm.metric import Metric, add, learned, no_moments, unit_metric
+from pyro_lebm.dynamics.adaptation import dual_average, update, windows
+from pyro_lebm.dynamics.langevin import evaluate
+from pyro_lebm.dynamics.metric import Metric, add, learned, no_moments, unit_metric
 
 
 def ill_conditioned(dim: int = 6) -> Tensor:

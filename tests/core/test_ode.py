@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_lebm.ode import choose_step, interpolate, trajectory
-from pyro_lebm.solvers import ADAPTIVE, FIXED
+from pyro_lebm.trajectories.ode import choose_step, interpolate, trajectory
+from pyro_lebm.trajectories.solvers import ADAPTIVE, FIXED
 
 T0 = 0.25
 

@@ -16,11 +16,11 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
 from programs import MODELS, X, hierarchy
+from pyro_lebm.dynamics.langevin import evaluate, mala_step
 from pyro_lebm.energy import MLPEnergy
-from pyro_lebm.langevin import evaluate, mala_step
-from pyro_lebm.potential import Potential, potential
 from pyro_lebm.prior import EnergyPrior
-from pyro_lebm.program import Program
+from pyro_lebm.programs.potential import Potential, potential
+from pyro_lebm.programs.program import Program
 from untyped import optim, poutine
 
 

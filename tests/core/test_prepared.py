@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_lebm import Series
-from pyro_lebm.prepared import Prepared
+from pyro_lebm.observations.prepared import Prepared
 
 
 def series() -> Series:

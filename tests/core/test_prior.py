@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from learned import Model, bent, noisy_guide, positions, step_of
 from pyro_lebm.base import StandardNormal
 from pyro_lebm.partition import log_z
-from pyro_lebm.potential import potential
 from pyro_lebm.prior import EnergyPrior
+from pyro_lebm.programs.potential import potential
 from scenarios import LearnedNormal, Quartic, quadrature_draws
 from untyped import PyroLinear, optim
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from programs import ROWS, sequences
 from pyro_lebm.distribution import EnergyBased
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 
 def spread(values: Tensor, mean: float, sd: float) -> bool:

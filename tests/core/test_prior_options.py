@@ -13,8 +13,8 @@ from learned import Model, Quadratic, bent, step_of
 from pyro_lebm.base import FullNormal
 from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.partition import log_z
-from pyro_lebm.potential import potential
 from pyro_lebm.prior import EnergyPrior
+from pyro_lebm.programs.potential import potential
 from scenarios import LearnedNormal, Quartic, quadrature_draws, quadrature_log_z
 
 

@@ -13,11 +13,11 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
 from programs import ROWS, sequences
+from pyro_lebm.annealing.ratio import LogRatio
 from pyro_lebm.distribution import EnergyBased
-from pyro_lebm.program import Program
-from pyro_lebm.ratio import LogRatio
-from pyro_lebm.reading import Plate
-from pyro_lebm.tilts import energies, estimated, log_constants
+from pyro_lebm.programs.program import Program
+from pyro_lebm.programs.reading import Plate
+from pyro_lebm.programs.tilts import energies, estimated, log_constants
 from untyped import optim, poutine
 
 

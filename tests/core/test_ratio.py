@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from pyro_lebm.ratio import LogRatio
+from pyro_lebm.annealing.ratio import LogRatio
 
 
 def interval(log_mean: Tensor, level: float) -> tuple[float, float]:

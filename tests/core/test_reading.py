@@ -14,7 +14,7 @@ from pyro.distributions import constraints
 from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.energy import MLPEnergy
 from pyro_lebm.prior import EnergyPrior
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 
 def test_a_program_without_latent_sites_is_refused() -> None:

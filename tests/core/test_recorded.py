@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from compiled_models import picking
 from pyro_lebm import engine, inductor
-from pyro_lebm.potential import Potential, potential
-from pyro_lebm.program import Program
+from pyro_lebm.programs.potential import Potential, potential
+from pyro_lebm.programs.program import Program
 
 pytest.importorskip("jax")
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.bridge import Path
-from pyro_lebm.smc import Population, annealed_smc
+from pyro_lebm.annealing.bridge import Path
+from pyro_lebm.annealing.smc import Population, annealed_smc
 from scenarios import CORRELATED, Mixture
 
 LOG_2PI = math.log(2 * math.pi)

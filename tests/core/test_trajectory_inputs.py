@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.ode import SolverError, choose_step, trajectory
+from pyro_lebm.trajectories.ode import SolverError, choose_step, trajectory
 
 
 def decay(t: Tensor, z: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_lebm import engine, inductor
-from pyro_lebm.potential import potential
-from pyro_lebm.program import Program
+from pyro_lebm.programs.potential import potential
+from pyro_lebm.programs.program import Program
 
 pytest.importorskip("jax")
 

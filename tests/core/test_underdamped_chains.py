@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.chains import Chains
 from pyro_lebm.checkpoint import CheckpointError
-from pyro_lebm.langevin import evaluate
-from pyro_lebm.moves import adaptation_rate
-from pyro_lebm.underdamped import baoab_step
+from pyro_lebm.dynamics.chains import Chains
+from pyro_lebm.dynamics.langevin import evaluate
+from pyro_lebm.dynamics.moves import adaptation_rate
+from pyro_lebm.dynamics.underdamped import baoab_step
 from scenarios import CORRELATED, gaussian
 
 NARROW = gaussian(torch.tensor([0.5, 0.0, -1.0]), torch.diag(torch.tensor([1.0, 0.3, 0.05]) ** 2))

@@ -16,7 +16,7 @@ from pyro_lebm.energy import MLPEnergy
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, RefinedGuide, chains, fit
 from pyro_lebm.models import GaussianEmission, LatentODE
 from pyro_lebm.prior import EnergyPrior
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
 X = torch.zeros(2, 3, 1)

@@ -15,7 +15,7 @@ from torch import nn
 from compiled_models import MODELS, TIMES, Tilted
 from pyro_lebm.inference import NumPyroMCMC
 from pyro_lebm.inference.numpyro_mcmc import translated
-from pyro_lebm.potential import potential
+from pyro_lebm.programs.potential import potential
 from samplers import CONJUGATE, conjugate
 
 jax = pytest.importorskip("jax")

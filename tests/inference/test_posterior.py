@@ -25,7 +25,7 @@ from pyro_lebm.inference import (
     chains,
 )
 from pyro_lebm.prior import EnergyPrior
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
 # A Gaussian posterior

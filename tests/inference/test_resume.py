@@ -20,8 +20,8 @@ import torch
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
-from pyro_lebm.chains import Chains
 from pyro_lebm.checkpoint import CheckpointError, read_state
+from pyro_lebm.dynamics.chains import Chains
 from pyro_lebm.inference.fit import fit
 from pyro_lebm.inference.history import History
 from pyro_lebm.series import Series

@@ -13,7 +13,7 @@ import rotations
 import two_modes
 from guides_for_new import Constant, guides
 from pyro_lebm.inference import EncoderGuide, RefinedGuide, log_evidence
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_lebm.models import fields
 from pyro_lebm.models.fields import ACTIVATIONS, MLP, MLPField, by_rows
-from pyro_lebm.ode import interpolate, trajectory
+from pyro_lebm.trajectories.ode import interpolate, trajectory
 
 NOW = torch.tensor(0.5)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fused_engines import FUSED, needs_native
 from pyro_lebm import Series, engine, potential
+from pyro_lebm.dynamics.langevin import evaluate
 from pyro_lebm.engines import Engine
-from pyro_lebm.langevin import evaluate
 from pyro_lebm.models import (
     BernoulliEmission,
     GaussianEmission,
@@ -21,8 +21,8 @@ from pyro_lebm.models import (
     PoissonEmission,
 )
 from pyro_lebm.models.fused import chosen
-from pyro_lebm.program import Program
-from pyro_lebm.seen import SeenPath
+from pyro_lebm.observations.seen import SeenPath
+from pyro_lebm.programs.program import Program
 
 N, D = 37, 3  # more than two blocks of lanes, the last not full
 SIZES = (11, 4, D)  # times, latent, observed

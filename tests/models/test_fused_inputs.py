@@ -17,8 +17,8 @@ from pyro_lebm import Series, engine, engines, potential
 from pyro_lebm.engines import Engine
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
 from pyro_lebm.models.fused import Seen, problem
-from pyro_lebm.potential import Strategy
-from pyro_lebm.program import Program
+from pyro_lebm.programs.potential import Strategy
+from pyro_lebm.programs.program import Program
 
 N = 3
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_lebm import Series, engine, handwritten
 from pyro_lebm.handwritten import path, workspace
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField, PoissonEmission
-from pyro_lebm.problem import SLICINGS, Problem
+from pyro_lebm.observations.problem import SLICINGS, Problem
 
 L, D, N = 4, 2, 6
 

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 import rotations
 from pyro_lebm.energy import MLPEnergy
 from pyro_lebm.models import BernoulliEmission, GaussianEmission, LatentODE, PoissonEmission
-from pyro_lebm.ode import choose_step, step_error
 from pyro_lebm.prior import EnergyPrior
 from pyro_lebm.series import Series
+from pyro_lebm.trajectories.ode import choose_step, step_error
 
 EMISSIONS = [GaussianEmission, BernoulliEmission, PoissonEmission]
 

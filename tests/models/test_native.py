@@ -79,7 +79,7 @@ import torch
 from pyro_lebm import Series, engine, potential
 from pyro_lebm.engines import Engine
 from pyro_lebm.models import LatentODE
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 model = LatentODE(2, 1)
 series = Series(torch.linspace(0.1, 1, 5), torch.zeros(3, 5, 1))

@@ -16,7 +16,7 @@ from memory import Memory
 from pyro_lebm import Series, engine, trajectory
 from pyro_lebm.inference import LangevinGuide
 from pyro_lebm.models import BernoulliEmission, GaussianEmission, LatentODE, MLPField
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 
 class OwnField(nn.Module):

@@ -15,7 +15,7 @@ from fused_engines import FUSED
 from pyro_lebm import Series, engine
 from pyro_lebm.engines import Engine
 from pyro_lebm.models import BernoulliEmission, LatentODE, PoissonEmission
-from pyro_lebm.seen import SeenPath
+from pyro_lebm.observations.seen import SeenPath
 
 N, T, D = 3, 5, 2
 

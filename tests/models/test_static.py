@@ -15,7 +15,7 @@ from pyro_lebm import EnergyPrior, MLPEnergy, Series, engine, trajectory
 from pyro_lebm.checkpoint import CheckpointError
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, RefinedGuide, fit
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 S, L, N = 2, 3, 5
 TIMES = torch.tensor([0.0, 0.3, 0.4, 1.0])

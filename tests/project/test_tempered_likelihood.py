@@ -14,7 +14,7 @@ from house import ROOT
 from pyro_lebm import Series
 from pyro_lebm.inference import LangevinGuide
 from pyro_lebm.models import LatentODE
-from pyro_lebm.program import Program
+from pyro_lebm.programs.program import Program
 
 sys.path.append(str(ROOT / "benchmarks"))
 import tables_cell

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .langevin import State, accept, finite, log_acceptance, propose
+from ..dynamics.langevin import State, accept, finite, log_acceptance, propose
 
 Path = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Positions ``(particles, *problems, dim)`` to (log start, log target), each without ``dim``."""

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..dynamics.langevin import OPTIMAL_ACCEPTANCE
 from .bridge import Cloud, Path, check_ends, evaluate, move
-from .langevin import OPTIMAL_ACCEPTANCE
 
 
 class Population(NamedTuple):

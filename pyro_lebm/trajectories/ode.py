@@ -8,9 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_lebm.recompute import path_in_segments, possible
-from pyro_lebm.solvers import ADAPTIVE, FIXED, Field, dense_output, integrate, solve_adaptive
-from pyro_lebm.solvers import SolverError as SolverError
+from pyro_lebm.trajectories.recompute import path_in_segments, possible
+from pyro_lebm.trajectories.solvers import (
+    ADAPTIVE,
+    FIXED,
+    Field,
+    dense_output,
+    integrate,
+    solve_adaptive,
+)
+from pyro_lebm.trajectories.solvers import SolverError as SolverError
 
 FIRST_STEPS = 8
 MOST_STEPS = 4096

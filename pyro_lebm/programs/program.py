@@ -15,13 +15,13 @@ from pyro import poutine
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from .engines import COMPILERS, asked, compiler, honoured, pick
-from .frozen import frozen
+from ..dynamics.moves import Whole
+from ..engines import COMPILERS, asked, compiler, honoured, pick
+from ..frozen import frozen
+from ..recorded.density import Density
+from ..recorded.sources import Attached
 from .layout import Layout
-from .moves import Whole
 from .reading import MANY, Reading, noted, reading, unvalidated
-from .recorded.density import Density
-from .recorded.sources import Attached
 from .scoring import Score, ScoreTogether
 
 Model = Callable[..., Any]
@@ -166,7 +166,7 @@ class Program(Layout):
         """Whole visits to chains compiled as one, where the engine asked for has that."""
         if asked() != "xla":
             return None
-        from .xla.chain import visit
+        from ..xla.chain import visit
 
         return partial(visit, self.compiled(z).bound)
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .engines import COMPILERS, ENGINES, Engine, asked, watching
-from .engines import engine as asking
+from ..engines import COMPILERS, ENGINES, Engine, asked, watching
+from ..engines import engine as asking
 from .program import Model, Program
 
 Strategy = Literal["auto", "vmap", "plate", "loop"]
@@ -136,7 +136,7 @@ class Potential:
         return -log_density.reshape(len(z), -1).sum(-1)
 
     def log_density(self, z: Tensor) -> Tensor:
-        """-U, the form that `pyro_lebm.langevin` takes."""
+        """-U, the form that `pyro_lebm.dynamics.langevin` takes."""
         return -self(z)
 
     def initial(self, chains: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to
 from torch.distributions.constraints import Constraint
 
-from .distribution import EnergyBased, drawn_by, from_base, is_real
+from ..distribution import EnergyBased, drawn_by, from_base, is_real
 
 IDENTITY = torch.distributions.transforms.identity_transform
 MANY = "_pyro_lebm_draws"  # a further plate around the program, no part of it

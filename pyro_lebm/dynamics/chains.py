@@ -8,8 +8,8 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint import CheckpointError
 from . import moves
-from .checkpoint import CheckpointError
 from .inner_steps import InnerSteps
 from .langevin import LogDensity, evaluate
 from .moves import Dynamics, Visit, Walk, Whole, adaptation_rate

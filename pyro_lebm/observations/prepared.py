@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ..series import Series
 from .problem import Observed, Readout
-from .series import Series
 
 GRIDS = 4  # readouts kept of a series: the solver's step changes once an epoch
 

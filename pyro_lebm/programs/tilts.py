@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .distribution import EnergyBased, annealed
+from ..annealing.ratio import LogRatio
+from ..distribution import EnergyBased, annealed
 from .program import Program
-from .ratio import LogRatio
 from .reading import tilted
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils.checkpoint import checkpoint
 
-from .frozen import held
+from ..frozen import held
 from .solvers import Field, FixedMethod, dense_output, integrate
 
 

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from . import handwritten, native
+from .. import handwritten, native
 from .once import Once
 from .problem import Observed, Problem
 from .rescored import Rescored

@@ -17,7 +17,7 @@ Fixed = Mapping[str, tuple[Tensor, Tensor | None]]  # value, and log |Jacobian| 
 
 
 class Structure(Protocol):
-    """What scoring needs to know of a program: see `pyro_lebm.program.Program`."""
+    """What scoring needs to know of a program: see `pyro_lebm.programs.program.Program`."""
 
     @property
     def plates(self) -> Mapping[str, Plate]:

@@ -1,0 +1,1 @@
+"""Particles along a bridge of densities, and the constants they tell."""

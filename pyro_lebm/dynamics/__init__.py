@@ -1,0 +1,1 @@
+"""Langevin steps of several dynamics, and chains of them."""

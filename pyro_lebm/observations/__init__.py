@@ -1,0 +1,1 @@
+"""Sequences seen along a trajectory, as one distribution with a fused density."""

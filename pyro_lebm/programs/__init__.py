@@ -1,0 +1,1 @@
+"""A Pyro program as a density over one flat vector per element."""
