@@ -16,7 +16,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from pyro_lebm.inference.panels import CYCLE, MUTED, panels
+from pyro_lebm.inference.plots.panels import CYCLE, MUTED, panels
 
 KINDS = {"time": "milliseconds", "memory": "megabytes"}
 COLUMNS = 3

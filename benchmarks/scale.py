@@ -34,7 +34,7 @@ from trajectory import paired
 
 from pyro_lebm import EnergyPrior, MLPEnergy
 from pyro_lebm.inference import LangevinGuide, distributed, fit
-from pyro_lebm.inference.ranks import Ranks
+from pyro_lebm.inference.parallel.ranks import Ranks
 from pyro_lebm.inference.scores import paired_interval
 from pyro_lebm.models import LatentODE, datasets
 

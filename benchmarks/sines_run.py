@@ -32,7 +32,7 @@ from pyro_lebm.inference import (
 )
 from pyro_lebm.inference.draws import Draws
 from pyro_lebm.inference.export import write_netcdf
-from pyro_lebm.inference.guide import Guide
+from pyro_lebm.inference.guides.guide import Guide
 from pyro_lebm.inference.scores import coverage, crps, median_bandwidth, mmd, mse
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
 from pyro_lebm.models.datasets import extrapolation, interpolation, irregular_sines

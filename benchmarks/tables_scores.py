@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, RefinedGuide, log_evidence, strangeness
 from pyro_lebm.inference.draws import Draws
-from pyro_lebm.inference.guide import Guide
+from pyro_lebm.inference.guides.guide import Guide
 from pyro_lebm.inference.scores import (
     block_r2,
     classifier_auc,

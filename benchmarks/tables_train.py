@@ -26,7 +26,7 @@ from pyro_lebm.inference import (
     fit,
     fit_prior,
 )
-from pyro_lebm.inference.guide import Guide
+from pyro_lebm.inference.guides.guide import Guide
 from pyro_lebm.models import LatentODE
 
 STEM, COMMON = 0.9, 0.6  # shares of the time before a branch: with an encoder, without

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pyro_lebm.inference import History, LangevinGuide, anneal, fit, posterior_predict
 from pyro_lebm.inference.draws import Draws
-from pyro_lebm.inference.guide import Guide
+from pyro_lebm.inference.guides.guide import Guide
 from pyro_lebm.inference.scores import mse
 from pyro_lebm.models import LatentODE
 

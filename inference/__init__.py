@@ -5,27 +5,27 @@ from __future__ import annotations
 from .calibration import Calibration, calibrate
 from .diagnosis import Diagnosis, diagnose, nested_r_hat
 from .draws import Draws, PointEstimate
-from .encoder_guide import EncoderGuide
-from .encoders import GRUEncoder, ODERNNEncoder
 from .evidence import log_evidence
 from .export import to_arviz
-from .fit import fit
-from .fit_prior import fit_prior
-from .guide import Guide
-from .history import History
-from .langevin_guide import LangevinGuide
-from .momentum import MALT, MCLMC, Underdamped
-from .numpyro_mcmc import NumPyroMCMC
+from .guides.encoder_guide import EncoderGuide
+from .guides.encoders import GRUEncoder, ODERNNEncoder
+from .guides.guide import Guide
+from .guides.langevin_guide import LangevinGuide
+from .guides.readers import ConvolutionalReader
+from .guides.refined_guide import RefinedGuide
 from .out_of_distribution import strangeness
-from .overdamped import MALA, ULA, Barker
+from .parallel.ranks import LostRank, distributed
 from .posterior import anneal, anneal_twice, best_draw, chains
 from .predict import log_likelihood, log_score, posterior_predict, prior_draws
-from .ranks import LostRank, distributed
-from .readers import ConvolutionalReader
-from .refined_guide import RefinedGuide
-from .sgld import SGLD
-from .tempered import Tempered
-from .vectorized import VectorizedMCMC
+from .sampling.momentum import MALT, MCLMC, Underdamped
+from .sampling.numpyro_mcmc import NumPyroMCMC
+from .sampling.overdamped import MALA, ULA, Barker
+from .sampling.sgld import SGLD
+from .sampling.tempered import Tempered
+from .sampling.vectorized import VectorizedMCMC
+from .training.fit import fit
+from .training.fit_prior import fit_prior
+from .training.history import History
 
 __all__ = [
     "MALA",

@@ -15,7 +15,7 @@ from pyro_lebm.programs.tilts import estimated, unnormalised
 from pyro_lebm.series import Series
 
 from .draws import Draws
-from .guide import Guide
+from .guides.guide import Guide
 from .posterior import check_plates
 from .predict import check_sequences
 

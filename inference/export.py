@@ -16,9 +16,9 @@ from torch import Tensor
 from pyro_lebm.series import Series
 
 from .draws import Draws
-from .finished import STATS, Finished, finished, recorded
 from .predict import Model, log_likelihood, posterior_predict, prior_draws
-from .run import Run
+from .sampling.finished import STATS, Finished, finished, recorded
+from .sampling.run import Run
 
 _CONDITIONAL = (
     "log p(x_n | z_n) of each sequence given its own latents: conditional, not marginal. "

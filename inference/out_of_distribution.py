@@ -10,7 +10,7 @@ from pyro_lebm.series import Series
 
 from .draws import Draws
 from .evidence import log_evidence
-from .guide import Guide
+from .guides.guide import Guide
 from .predict import check_sequences
 from .scores import input_complexity
 

@@ -9,7 +9,7 @@ from pyro import poutine
 from scipy.stats import ks_2samp
 from torch import Tensor
 
-from pyro_lebm.inference.sampler import Mover, Sampler
+from pyro_lebm.inference.sampling.sampler import Mover, Sampler
 from pyro_lebm.programs.program import Program
 
 Values = dict[str, Tensor]

@@ -20,7 +20,7 @@ from pyro_lebm.inference import (
     Underdamped,
     VectorizedMCMC,
 )
-from pyro_lebm.inference.kernel import Kernel
+from pyro_lebm.inference.sampling.kernel import Kernel
 
 ADJUSTED: dict[str, Callable[..., Kernel]] = {
     "MALA": MALA,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pyro_lebm import EnergyPrior, MLPEnergy, Series
 from pyro_lebm.dynamics.inner_steps import InnerSteps
 from pyro_lebm.inference import MALA, LangevinGuide, VectorizedMCMC, distributed, fit, fit_prior
-from pyro_lebm.inference.history import History
+from pyro_lebm.inference.training.history import History
 
 RANK = int(os.environ.get("RANK", "0"))
 STEPS, SEEDS, N = 40, range(4), 21  # an epoch's last minibatch is of one sequence: rank 1 has none

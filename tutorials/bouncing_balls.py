@@ -37,7 +37,7 @@ from pyro_lebm.inference import (
     posterior_predict,
     scores,
 )
-from pyro_lebm.inference.panels import CYCLE, INK, PALE, outer_labels, panels
+from pyro_lebm.inference.plots.panels import CYCLE, INK, PALE, outer_labels, panels
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField, datasets
 from pyro_lebm.series import Series
 

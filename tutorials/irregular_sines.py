@@ -36,10 +36,10 @@ from pyro_lebm.energy import MLPEnergy
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, RefinedGuide, fit, plots, scores
 from pyro_lebm.inference.draws import Draws
 from pyro_lebm.inference.export import to_arviz
-from pyro_lebm.inference.fit_prior import fit_prior
-from pyro_lebm.inference.panels import panels
+from pyro_lebm.inference.plots.panels import panels
 from pyro_lebm.inference.posterior import anneal, best_draw, chains
 from pyro_lebm.inference.predict import posterior_predict
+from pyro_lebm.inference.training.fit_prior import fit_prior
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
 from pyro_lebm.models.datasets import interpolation, irregular_sines
 from pyro_lebm.partition import log_z

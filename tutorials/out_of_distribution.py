@@ -39,7 +39,15 @@ from pyro_lebm.inference import (
     scores,
     strangeness,
 )
-from pyro_lebm.inference.panels import CYCLE, INK, MUTED, POSTERIOR, legend, outer_labels, panels
+from pyro_lebm.inference.plots.panels import (
+    CYCLE,
+    INK,
+    MUTED,
+    POSTERIOR,
+    legend,
+    outer_labels,
+    panels,
+)
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField, datasets
 
 QUICK = os.environ.get("PYRO_LEBM_QUICK") == "1"

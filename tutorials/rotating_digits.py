@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pyro_lebm.inference import EncoderGuide, fit, plots, posterior_predict, scores
-from pyro_lebm.inference.panels import panels
+from pyro_lebm.inference.plots.panels import panels
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField, datasets
 from pyro_lebm.series import Series
 

@@ -51,7 +51,7 @@ from pyro_lebm.inference import (
     plots,
     to_arviz,
 )
-from pyro_lebm.inference.panels import CYCLE, legend, panels
+from pyro_lebm.inference.plots.panels import CYCLE, legend, panels
 from pyro_lebm.models import GaussianEmission, LatentODE, MLPField
 
 QUICK = os.environ.get("PYRO_LEBM_QUICK") == "1"

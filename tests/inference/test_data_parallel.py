@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.inference.data_parallel import Averaged, Report
-from pyro_lebm.inference.ranks import LostRank, Ranks
-from pyro_lebm.inference.shards import check_parameters
+from pyro_lebm.inference.parallel.data_parallel import Averaged, Report
+from pyro_lebm.inference.parallel.ranks import LostRank, Ranks
+from pyro_lebm.inference.parallel.shards import check_parameters
 
 FINE = Report(3.0, 0.5, [True, False], fault=None, failure=None, interrupted=False)
 

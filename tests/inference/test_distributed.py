@@ -20,8 +20,8 @@ from torch import Tensor
 
 from house import ROOT
 from pyro_lebm.checkpoint import read_state
-from pyro_lebm.inference.ranks import Ranks, distributed
-from pyro_lebm.inference.shards import share_of
+from pyro_lebm.inference.parallel.ranks import Ranks, distributed
+from pyro_lebm.inference.parallel.shards import share_of
 from two_ranks import MEAN, SD, SEEDS, STEPS, Guide, Model, N, data, exact, found, train, unlike
 
 pytestmark = pytest.mark.xdist_group("ranks")  # their fixtures take a minute: once is enough

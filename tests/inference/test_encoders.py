@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_lebm.inference.encoders import GRUEncoder, ODERNNEncoder, pack
+from pyro_lebm.inference.guides.encoders import GRUEncoder, ODERNNEncoder, pack
 from pyro_lebm.series import Series
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {

@@ -13,8 +13,8 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
-from pyro_lebm.inference.fit import fit
-from pyro_lebm.inference.history import History
+from pyro_lebm.inference.training.fit import fit
+from pyro_lebm.inference.training.history import History
 from pyro_lebm.series import Series
 from small_programs import QUIET, Encoder, Linear, changed, data, weights
 

@@ -13,8 +13,8 @@ from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_lebm.inference.fit import fit
-from pyro_lebm.inference.guard import Fault, Guard
+from pyro_lebm.inference.training.fit import fit
+from pyro_lebm.inference.training.guard import Fault, Guard
 from pyro_lebm.series import Series
 from small_programs import QUIET, Encoder, Linear, data
 

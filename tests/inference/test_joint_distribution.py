@@ -10,7 +10,7 @@ import pytest
 
 from geweke import geweke
 from pyro_lebm.inference import ULA
-from pyro_lebm.inference.kernel import Kernel
+from pyro_lebm.inference.sampling.kernel import Kernel
 from samplers import ADJUSTED
 
 # Tempered keeps replicas of hotter densities, which are in no joint distribution with data.

@@ -14,7 +14,7 @@ from torch import nn
 
 from compiled_models import MODELS, TIMES, Tilted
 from pyro_lebm.inference import NumPyroMCMC
-from pyro_lebm.inference.numpyro_mcmc import translated
+from pyro_lebm.inference.sampling.numpyro_mcmc import translated
 from pyro_lebm.programs.potential import potential
 from samplers import CONJUGATE, conjugate
 

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_lebm.inference.draws import Draws
-from pyro_lebm.inference.panels import Picture
 from pyro_lebm.inference.plots import (
     plot_chains,
     plot_convergence,
@@ -20,6 +19,7 @@ from pyro_lebm.inference.plots import (
     plot_generated,
     plot_sequences,
 )
+from pyro_lebm.inference.plots.panels import Picture
 from pyro_lebm.inference.scores import interval
 from pyro_lebm.series import Series
 

@@ -15,7 +15,7 @@ import rotations
 from pyro_lebm import EnergyPrior, MLPEnergy
 from pyro_lebm.clock import Clock, timed
 from pyro_lebm.inference import EncoderGuide, LangevinGuide, RefinedGuide, fit
-from pyro_lebm.inference.profile import Profile
+from pyro_lebm.inference.training.profile import Profile
 from pyro_lebm.models import LatentODE
 from scalars import Scalars, scalars
 

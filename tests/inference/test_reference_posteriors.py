@@ -24,7 +24,7 @@ from pyro_lebm.inference import (
     VectorizedMCMC,
     nested_r_hat,
 )
-from pyro_lebm.inference.recording import record
+from pyro_lebm.inference.sampling.recording import record
 
 CHAINS, SUPERCHAINS = 128, 16
 

@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_lebm.distribution import EnergyBased
-from pyro_lebm.inference.fit import fit
+from pyro_lebm.inference.training.fit import fit
 from pyro_lebm.series import Series
 from small_programs import QUIET, Encoder, Linear, changed, data, weights
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from pyro_lebm.checkpoint import CheckpointError, read_state
 from pyro_lebm.dynamics.chains import Chains
-from pyro_lebm.inference.fit import fit
-from pyro_lebm.inference.history import History
+from pyro_lebm.inference.training.fit import fit
+from pyro_lebm.inference.training.history import History
 from pyro_lebm.series import Series
 
 # The prior's wandering chain sends runs back now and then, as intended.

@@ -13,8 +13,8 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import nn
 
-from pyro_lebm.inference.fit import fit
-from pyro_lebm.inference.warmup import LatentScale
+from pyro_lebm.inference.training.fit import fit
+from pyro_lebm.inference.training.warmup import LatentScale
 from pyro_lebm.series import Series
 from small_programs import QUIET, Encoder, Linear, data, weights
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_lebm.inference.draws import Draws
-from pyro_lebm.inference.fit import fit
+from pyro_lebm.inference.training.fit import fit
 from pyro_lebm.series import Series
 from small_programs import QUIET, Encoder, Linear, data
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_lebm.checkpoint import CheckpointError
-from pyro_lebm.inference import MALA, MALT, ULA, VectorizedMCMC, vectorized
-from pyro_lebm.inference.targets import ModelTarget
+from pyro_lebm.inference import MALA, MALT, ULA, VectorizedMCMC
+from pyro_lebm.inference.sampling import vectorized
+from pyro_lebm.inference.sampling.targets import ModelTarget
 from samplers import KERNELS, conjugate, gaussian, ran
 
 

@@ -13,7 +13,7 @@ from torch import nn
 import rotations
 from pyro_lebm.checkpoint import CheckpointError
 from pyro_lebm.energy import MLPEnergy
-from pyro_lebm.inference.fit import fit
+from pyro_lebm.inference.training.fit import fit
 from pyro_lebm.models import LatentODE
 from pyro_lebm.prior import EnergyPrior
 from pyro_lebm.series import Series

@@ -16,12 +16,12 @@ from pyro_lebm.checkpoint import CheckpointError, read_state, write_state
 from pyro_lebm.dynamics.langevin import evaluate
 from pyro_lebm.programs.potential import STRATEGIES, Strategy
 
+from ..parallel.ranks import Ranks, moved
+from ..training.settings import check_same
+from ..training.snapshot import rng_state, set_rng_state
 from .kernel import Kernel
-from .ranks import Ranks, moved
 from .run import Run
 from .sampler import Sampler, Statistics, joined, stacked
-from .settings import check_same
-from .snapshot import rng_state, set_rng_state
 from .targets import FunctionTarget, ModelTarget, Target, check_counts
 
 

@@ -16,11 +16,11 @@ from pyro_lebm.checkpoint import check_fingerprint, fingerprint, read_state, wri
 from pyro_lebm.clock import timed
 from pyro_lebm.series import Series
 
+from ..parallel.ranks import Ranks
+from ..parallel.shards import share_of, whole
 from .history import History
-from .ranks import Ranks
 from .settings import check_same
-from .shards import share_of, whole
-from .training import Training
+from .trainer import Training
 
 KIND = "training"
 

@@ -14,9 +14,9 @@ from pyro_lebm.base import FullNormal
 from pyro_lebm.prior import EnergyPrior
 from pyro_lebm.series import Series
 
+from ..parallel.ranks import Ranks
 from .fit import fit
 from .history import History
-from .ranks import Ranks
 
 
 def fit_prior(

@@ -13,7 +13,8 @@ from pyro_lebm.dynamics.moves import Dynamics
 from pyro_lebm.programs.program import Model, Program
 from pyro_lebm.series import Series
 
-from .draws import Draws
+from ..draws import Draws
+from ..posterior import anneal
 from .guide import (
     LOG_JOINT,
     Guide,
@@ -26,7 +27,6 @@ from .guide import (
     refuse_coupling,
     refuse_particles,
 )
-from .posterior import anneal
 
 
 class LangevinGuide(Guide):

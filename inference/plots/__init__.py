@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pyro_lebm.series import Series
 
-from .chain_plots import plot_chains, plot_convergence
-from .frame_plots import animate_frames, plot_frames, plot_latents
+from ..scores import interval
+from .chains import plot_chains, plot_convergence
+from .frames import animate_frames, plot_frames, plot_latents
 from .panels import (
     CYCLE,
     INK,
@@ -31,8 +32,7 @@ from .panels import (
     panels,
     tidy,
 )
-from .rank_plots import plot_calibration
-from .scores import interval
+from .ranks import plot_calibration
 
 __all__ = [
     "animate_frames",

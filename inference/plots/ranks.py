@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from .calibration import Calibration
+from ..calibration import Calibration
 from .panels import CYCLE, MUTED, PALE, array, legend, outer_labels, panels
 
 

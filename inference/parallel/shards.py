@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pyro_lebm.series import Series
 
+from ..training.snapshot import buffers, restore, take
 from .ranks import Ranks, derived
-from .snapshot import buffers, restore, take
 
 Chains = Mapping[str, Tensor]
 OTHERS = "others"

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.stats import rankdata
 
-from .draws import Draws
-from .export import to_arviz
+from ..draws import Draws
+from ..export import to_arviz
 from .panels import CYCLE, INK, Picture, array, legend, tidy
 
 

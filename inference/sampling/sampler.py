@@ -12,8 +12,8 @@ from pyro_lebm.dynamics.adaptation import DualAverage, dual_average, update, win
 from pyro_lebm.dynamics.langevin import LogDensity, State, evaluate
 from pyro_lebm.dynamics.metric import Metric, Moments, add, learned, no_moments
 
-from .lost import Track, elsewhere, further, lost, no_track
-from .ranks import moved
+from ..parallel.lost import Track, elsewhere, further, lost, no_track
+from ..parallel.ranks import moved
 
 # Dense metrics cost the cube of the dimension at each window, and its square at each step.
 LARGEST_DENSE = 100
@@ -38,7 +38,7 @@ class Move(NamedTuple):
 
 
 class Mover(Protocol):
-    """A way to move chains, and what is to be learned for it: see `pyro_lebm.inference.kernel`."""
+    """A way to move chains, and what is to be learned for it: see `sampling.kernel`."""
 
     step_size: float
     adapt_step_size: bool

@@ -15,7 +15,8 @@ from pyro_lebm.dynamics.moves import Dynamics
 from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
-from .draws import Draws
+from ..draws import Draws
+from ..posterior import anneal, anneal_twice
 from .encoder_guide import EncoderGuide
 from .guide import (
     ELBO,
@@ -28,7 +29,6 @@ from .guide import (
     new_chains,
     refuse_particles,
 )
-from .posterior import anneal, anneal_twice
 
 
 class RefinedGuide(Guide):

@@ -11,7 +11,7 @@ from torch import nn
 
 from pyro_lebm.series import Series
 
-from .predict import log_score
+from ..predict import log_score
 
 
 def check_validation(series: Series, validation: tuple[Series, Series]) -> None:

@@ -17,14 +17,14 @@ from pyro_lebm.dynamics.chains import Chains
 from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
+from ..parallel.ranks import LostRank, Ranks
+from ..parallel.shards import begin_alike, end_alike
 from .history import History
 from .profile import Profile, in_parts
-from .ranks import LostRank, Ranks
 from .registration import check_names
 from .settings import Settings
-from .shards import begin_alike, end_alike
 from .snapshot import restore
-from .training import Training
+from .trainer import Training
 from .training_file import TrainingFile, check_alike, resume_from
 from .validation import EarlyStop, check_validation
 
@@ -105,7 +105,7 @@ def fit(
             and guide, are scaled up from near 0 to 1. Only for guides whose loss is an ELBO.
         horizon_warmup: fraction of the run over which training goes from the first fifth of all
             observations, in time, to all of them: long paths are learned from their beginnings
-            (:class:`~pyro_lebm.inference.horizon.Horizon`).
+            (:class:`~pyro_lebm.inference.training.horizon.Horizon`).
         energy_from: fraction of the run before which energy priors are held fixed.
         elbo: the loss; None: `pyro.infer.Trace_ELBO()`.
         validation: `(given, target)`, the same sequences with fewer and with more points observed.

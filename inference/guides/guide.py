@@ -21,8 +21,8 @@ from pyro_lebm.dynamics.inner_steps import InnerSteps
 from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
-from .draws import Draws
-from .posterior import anneal
+from ..draws import Draws
+from ..posterior import anneal
 
 ELBO = "negative ELBO"
 LOG_JOINT = "negative unnormalised log joint"

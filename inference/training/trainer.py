@@ -18,15 +18,15 @@ from pyro_lebm.clock import timed
 from pyro_lebm.dynamics.inner_steps import InnerSteps
 from pyro_lebm.series import Series
 
-from .data_parallel import Averaged
+from ..parallel.data_parallel import Averaged
+from ..parallel.ranks import Ranks
+from ..parallel.shards import act_on_first, begin_alike, check_parameters
 from .guard import FAULTS, Fault, Guard
 from .history import History
 from .horizon import Horizon
 from .optimiser import Optimiser
-from .ranks import Ranks
 from .registration import RefuseUnnormalised, register
 from .settings import Settings
-from .shards import act_on_first, begin_alike, check_parameters
 from .snapshot import is_finite, restore, rng_state, set_rng_state, take, undone
 from .validation import EarlyStop
 from .warmup import Warm

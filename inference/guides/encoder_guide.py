@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from pyro_lebm.programs.program import Model, Program
 from pyro_lebm.series import Series
 
-from .draws import Draws
+from ..draws import Draws
+from ..posterior import anneal_twice, check_plates
 from .encoders import GRUEncoder
 from .guide import Guide
-from .posterior import anneal_twice, check_plates
 
 
 class EncoderGuide(Guide):

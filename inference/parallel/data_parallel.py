@@ -13,7 +13,7 @@ import torch
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 
-from .guard import FAULTS
+from ..training.guard import FAULTS
 from .ranks import LostRank, Ranks
 
 

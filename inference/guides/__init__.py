@@ -1,0 +1,1 @@
+"""Guides: ways to get the latents of given data, trained by SVI."""

@@ -1,0 +1,1 @@
+"""Many processes: ranks, their sequences and their gradients."""

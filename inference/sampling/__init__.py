@@ -1,0 +1,1 @@
+"""Kernels of Pyro's MCMC, many chains at once, and NumPyro."""
