@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -11,13 +9,13 @@ from .annealing.ais import check_settings, log_ratio
 from .annealing.ratio import LogRatio
 from .base import white_metric
 from .distribution import EnergyBased, annealed, path_from_base
-from .prior import EnergyPrior
+from .learned import LearnedDensity
 
 PILOT = 256  # draws of the base on which the schedule is tuned
 
 
 def log_z(
-    prior: EnergyPrior | EnergyBased,
+    prior: LearnedDensity | EnergyBased,
     *,
     particles: int = 256,
     repeats: int = 8,
@@ -42,7 +40,8 @@ def log_z(
     sides may lack the same one.
 
     Args:
-        prior: the density, or the module that makes it.
+        prior: the density, or the module that makes it: an `EnergyPrior`, or a `Tilt`, whose draws
+            are positions of its chains.
         particles: of a repeat, each way.
         repeats: independent groups of particles, over which the confidence is taken.
         rungs: temperatures; more of them make the gap smaller.
@@ -74,7 +73,7 @@ def log_z(
         raise ValueError(f"particles: expected at least 2, got {particles}")
     if exact and draws is None:
         raise ValueError("draws: expected exact ones for exact=True, got None")
-    distribution = prior if isinstance(prior, EnergyBased) else cast(EnergyBased, prior())
+    distribution = prior if isinstance(prior, EnergyBased) else prior.density()
     fixed = distribution.fixed()
     total = particles * repeats
     if draws is None:
@@ -107,6 +106,6 @@ def log_z(
             level=level,
             progress=progress,
         )
-    if isinstance(prior, EnergyPrior) and not bool(found.poor):
+    if isinstance(prior, LearnedDensity) and not bool(found.poor):
         prior.log_z = found
     return found

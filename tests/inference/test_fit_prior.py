@@ -50,7 +50,7 @@ def test_refreshed_chains_restart_from_annealed_draws(monkeypatch: pytest.Monkey
         calls.append(n)
         return torch.full((n, 2), 0.5)
 
-    monkeypatch.setattr("pyro_lebm.prior.annealed_draws", annealed)
+    monkeypatch.setattr("pyro_lebm.learned.annealed_draws", annealed)
     prior.train()
     for _ in range(4):
         prior._new_negatives()
