@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 
-def leaves(output: Tensor, value: Tensor) -> list[Tensor]:
-    """The leaf tensors that ``output`` was computed from, except by way of ``value``."""
+def leaves(output: Tensor, *values: Tensor) -> list[Tensor]:
+    """The leaf tensors that ``output`` was computed from, except by way of ``values``."""
     found: list[Tensor] = []
-    todo, seen = [output.grad_fn], {None, value.grad_fn}
+    todo, seen = [output.grad_fn], {None, *(value.grad_fn for value in values)}
     while todo:
         node = todo.pop()
         if node not in seen:
             seen.add(node)
             leaf = getattr(node, "variable", None)
-            if leaf is not None and leaf is not value:
+            if leaf is not None and all(leaf is not value for value in values):
                 found.append(leaf)
             todo += [parent for parent, _ in node.next_functions]  # type: ignore[union-attr]
     return found

@@ -59,12 +59,27 @@ def frozen(program: Callable[..., Any]) -> Iterator[None]:
     """
     modules = [module for top in held(program) for module in top.modules()]
     swapped = [(module, dict(module._parameters)) for module in modules if module._parameters]
-    contexts = {m._pyro_context: m._pyro_context.used for m in modules if isinstance(m, PyroModule)}
     try:
         for module, parameters in swapped:
             for name, parameter in parameters.items():
                 if parameter is not None:
                     module._parameters[name] = parameter.detach()  # type: ignore[assignment]
+        with apart(program), _Detached():
+            yield
+    finally:
+        for module, parameters in swapped:
+            module._parameters.update(parameters)
+
+
+@contextmanager
+def apart(program: Callable[..., Any]) -> Iterator[None]:
+    """Within the block, PyroModules read their own parameters, and no store or trace is told.
+
+    Call the program once a block, as for `frozen`.
+    """
+    modules = [module for top in held(program) for module in top.modules()]
+    contexts = {m._pyro_context: m._pyro_context.used for m in modules if isinstance(m, PyroModule)}
+    try:
         # An active context does not swap the parameter store, which would cost and, in the middle
         # of an optimiser's step, strip what SVI needs from the parameters.
         for context in contexts:
@@ -72,9 +87,8 @@ def frozen(program: Callable[..., Any]) -> Iterator[None]:
             context.used = True
         with ExitStack() as stack:
             stack.enter_context(pyro.settings.context(module_local_params=bool(contexts)))
-            # Nor may SVI's own trace see these stand-ins for the parameters.
+            # Nor may SVI's own trace see stand-ins for the parameters.
             stack.enter_context(poutine.block(hide_types=["param"]))
-            stack.enter_context(_Detached())
             if not isinstance(program, PyroModule):  # it may call `pyro.module`, which would warn
                 stack.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings("ignore", ".*was not registered in the param store")
@@ -85,5 +99,3 @@ def frozen(program: Callable[..., Any]) -> Iterator[None]:
             context.used = used  # a module that never ran may still join a larger one
             if not context.active:
                 context.cache.clear()
-        for module, parameters in swapped:
-            module._parameters.update(parameters)

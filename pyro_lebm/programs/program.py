@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,12 +17,12 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ..dynamics.moves import Whole
 from ..engines import COMPILERS, asked, compiler, honoured, pick
-from ..frozen import frozen
+from ..frozen import apart, frozen
 from ..recorded.density import Density
 from ..recorded.sources import Attached
 from .layout import Layout
-from .reading import MANY, Reading, noted, reading, unvalidated
-from .scoring import Score, ScoreTogether
+from .reading import MANY, Enough, Reading, noted, reading, unvalidated
+from .scoring import Score, ScoreLatent, ScoreTogether
 
 Model = Callable[..., Any]
 
@@ -120,14 +120,13 @@ class Program(Layout):
         if not len(flat):
             return z.sum(-1), z.sum(-1)
         if asked() in COMPILERS:
-            parts = self.compiled(flat, asked()).parts(flat)
+            prior, likelihood = self.compiled(flat, asked()).parts(flat)
         else:
             with self._scoring():
                 if not lead:
                     return self._score(z)
-                parts = self._score_many(flat)
-        prior, likelihood = (part.reshape(z.shape[:-1]) for part in parts)
-        return prior, likelihood
+                prior, likelihood = self.mapped(self._score, flat)
+        return prior.reshape(z.shape[:-1]), likelihood.reshape(z.shape[:-1])
 
     @contextmanager
     def _scoring(self) -> Iterator[None]:
@@ -170,12 +169,48 @@ class Program(Layout):
 
         return partial(visit, self.compiled(z).bound)
 
-    def _score_many(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Log density of the latent sites alone, from a run that stops at the last of them.
+
+        Unlike in `log_parts` parameters are live: gradients reach them.
+
+        Args:
+            z: positions ``(*leading, *elements, dim)``.
+
+        Returns:
+            ``(*leading, *elements)``.
+        """
+        lead = z.shape[: z.ndim - 1 - len(self.common)]
+        flat = z.reshape((lead.numel(), *z.shape[len(lead) :]))
+        with self.hidden():
+            (found,) = self.mapped(self._score_latent, flat)
+        return found.reshape(z.shape[:-1])
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Out of sight of whatever messengers are around, and of Pyro's store of parameters."""
+        with torch.inference_mode(False), unvalidated(), poutine.block(), apart(self.model):
+            yield
+
+    def _score_latent(self, z: Tensor) -> tuple[Tensor]:
+        score = ScoreLatent(self, dict(self.unconstrained(z)))
+        with suppress(Enough), score, honoured():
+            self.model(*self.args, **self.kwargs)
+        score.check()
+        return (z.new_zeros(self.elements) + score.prior,)
+
+    def mapped(
+        self, score: Callable[[Tensor], tuple[Tensor, ...]], z: Tensor, **options: Any
+    ) -> tuple[Tensor, ...]:
+        """Scores of each of ``(n, *elements, dim)``, together where the program can be mapped.
+
+        ``options`` are those of ``torch.func.vmap``.
+        """
         if len(z) > 1 and not self._loops:
             seen: list[str] = []
             try:
                 with self.watched(seen.append):
-                    found: tuple[Tensor, Tensor] = torch.func.vmap(self._score)(z)
+                    found: tuple[Tensor, ...] = torch.func.vmap(score, **options)(z)
                 return found
             except RuntimeError as error:
                 # What cannot be mapped (adaptive solvers) says so in these words, each time alike.
@@ -183,8 +218,7 @@ class Program(Layout):
                     raise
                 where = f"after site {seen[-1]!r}" if seen else "before the first site"
                 self._loops.append(f"{where}: {str(error).splitlines()[0]}")
-        priors, likelihoods = zip(*map(self._score, z), strict=True)
-        return torch.stack(priors), torch.stack(likelihoods)
+        return tuple(torch.stack(parts) for parts in zip(*map(score, z), strict=True))
 
     def log_density(self, z: Tensor) -> Tensor:
         """Log joint density per element, ``(*leading, *elements)``; see `log_parts`."""
@@ -242,13 +276,18 @@ class Program(Layout):
 
     # Sampling and saying
 
-    def prior_draws(self, n: int) -> Tensor:
-        """Draws of the latent sites from the program itself, ``(n, *elements, dim)``."""
+    def prior_draws(self, n: int, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Draws of the latent sites from the program itself, ``(n, *elements, dim)``.
+
+        ``given`` are values of some sites, ``(n, *site shape)``, which the others are drawn upon.
+        """
+        given = given or {}
         if n > 1:
             # all at once, where the program broadcasts over a further plate
             with suppress(ValueError, RuntimeError, IndexError):
-                return self._draws_at_once(n)
-        return torch.stack([self.pack(self._run().values) for _ in range(n)])
+                return self._draws_at_once(n, given)
+        each = ({name: value[i] for name, value in given.items()} for i in range(n))
+        return torch.stack([self.pack(self._run(values or None).values) for values in each])
 
     def _run(
         self,
@@ -263,9 +302,15 @@ class Program(Layout):
             self.model(*self.args, **self.kwargs)
         return notes
 
-    def _draws_at_once(self, n: int) -> Tensor:
+    def _draws_at_once(self, n: int, given: Mapping[str, Tensor]) -> Tensor:
         nesting = max((-plate.dim for plate in self.plates.values()), default=0)
-        notes = self._run(around=pyro.plate(MANY, n, dim=-nesting - 1))
+        aside = {}
+        for site in self.sites:
+            if site.name in given:
+                value = given[site.name]
+                pad = (n, *[1] * (nesting - len(site.batch)))
+                aside[site.name] = value.reshape(pad + value.shape[1:])
+        notes = self._run(aside or None, pyro.plate(MANY, n, dim=-nesting - 1))
         values = {name: notes.values[name].reshape(n, *v.shape) for name, v in self.values.items()}
         last = {name: value[-1] for name, value in values.items()}
         # A program not written for it may mix the draws up without a word: compare the last one.

@@ -54,7 +54,7 @@ class Site:
         return self.transform is not IDENTITY
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """All latent sites were seen: the rest of the program need not run."""
 
 
@@ -72,6 +72,7 @@ class Reading(Messenger):
         self.given = given
         self.latent: dict[str, Any] = {}
         self.values: dict[str, Tensor] = {}
+        self.leaves: dict[str, Tensor] = {}
         self.plates: dict[str, Plate] = {}
         self.around: dict[str, tuple[str, ...]] = {}
         self.indices: dict[str, Tensor] = {}
@@ -103,11 +104,11 @@ class Reading(Messenger):
         self.values[name] = msg["value"].detach()
         if msg["value"].is_floating_point():
             # A leaf, so that a density which hangs on this site is found out and refused.
-            msg["value"] = self.values[name].clone().requires_grad_(True)
+            msg["value"] = self.leaves[name] = self.values[name].clone().requires_grad_(True)
         if self.waiting is not None:
             self.waiting.discard(name)
             if not self.waiting:
-                raise _Enough
+                raise Enough
 
     def _note(self, frames: list[Any]) -> None:
         for f in frames:
@@ -176,7 +177,7 @@ def reading(
     with ExitStack() as stack:
         # Outermost, so that the handlers see the exception and clean up: a loop over a plate that
         # it interrupts is still on Pyro's stack.
-        stack.enter_context(suppress(_Enough))
+        stack.enter_context(suppress(Enough))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if cheap:

@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from .reading import Plate
+from .reading import Enough, Plate
 
 Fixed = Mapping[str, tuple[Tensor, Tensor | None]]  # value, and log |Jacobian| of its transform
 
@@ -35,7 +35,7 @@ class Structure(Protocol):
         """Log probabilities per element."""
 
 
-class _Fixing(Messenger):
+class Fixing(Messenger):
     """Puts latent sites and plate indices where they are to be."""
 
     def __init__(self, program: Structure, values: Fixed) -> None:
@@ -65,7 +65,7 @@ class _Fixing(Messenger):
             )
 
 
-class Score(_Fixing):
+class Score(Fixing):
     """Fixes latent sites and adds up log probabilities per element."""
 
     def __init__(self, program: Structure, values: Fixed) -> None:
@@ -101,7 +101,17 @@ class Score(_Fixing):
             self.prior = self.prior + self.program.reduce(jacobian)
 
 
-class ScoreTogether(_Fixing):
+class ScoreLatent(Score):
+    """Adds up the latent sites alone, and ends the run when it has met them all."""
+
+    def _add(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            super()._add(msg)
+            if len(self.met) == len(self.values):
+                raise Enough
+
+
+class ScoreTogether(Fixing):
     """Adds up log probabilities of many chains, which are the plate at ``dim`` around the program.
 
     Right only for a program whose sites broadcast over a further plate on the left.
