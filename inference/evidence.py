@@ -11,8 +11,8 @@ from torch import Tensor
 from pyro_lebm.annealing.ais import check_settings, log_ratio
 from pyro_lebm.annealing.ratio import LogRatio
 from pyro_lebm.programs.program import Program
-from pyro_lebm.programs.tilts import estimated, unnormalised
 from pyro_lebm.series import Series
+from pyro_lebm.tilting.energies import estimated, unnormalised
 
 from .draws import Draws
 from .guides.guide import Guide

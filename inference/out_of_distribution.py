@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_lebm.programs.tilts import energies
 from pyro_lebm.series import Series
+from pyro_lebm.tilting.energies import energies
 
 from .draws import Draws
 from .evidence import log_evidence

@@ -14,8 +14,8 @@ from pyro_lebm.annealing.smc import annealed_smc
 from pyro_lebm.distribution import EnergyBased, annealed_draws, drawn_by, is_real
 from pyro_lebm.dynamics.langevin import adapt, check_step_size, evaluate, mala_step
 from pyro_lebm.programs.program import Program
-from pyro_lebm.programs.tilts import log_constants
 from pyro_lebm.series import Series
+from pyro_lebm.tilting.energies import log_constants
 
 from .draws import Draws, PointEstimate
 

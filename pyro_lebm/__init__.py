@@ -17,6 +17,7 @@ from .partition import log_z
 from .prior import EnergyPrior
 from .programs.potential import Potential, potential
 from .series import Series
+from .tilting.tilt import Tilt, tilt
 from .trajectories.ode import choose_step, interpolate, trajectory
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Potential",
     "Series",
     "StandardNormal",
+    "Tilt",
     "annealed_smc",
     "choose_step",
     "engine",
@@ -36,5 +38,6 @@ __all__ = [
     "log_z",
     "potential",
     "series_from_frame",
+    "tilt",
     "trajectory",
 ]

@@ -45,7 +45,8 @@ def refuse_hidden(energy: Callable[[Tensor], Tensor], found: list[Tensor]) -> No
     Raises:
         ValueError: the energy closes over a parameter or depends on another sample site.
     """
-    own = {id(p) for p in energy.parameters()} if isinstance(energy, nn.Module) else set()
+    modules = [energy, *getattr(energy, "through", ())]
+    own = {id(p) for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
     if any(id(leaf) not in own for leaf in found):
         raise ValueError(
             "energy: expected an nn.Module that owns all it learns, got one that depends on a "

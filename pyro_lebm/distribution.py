@@ -43,6 +43,11 @@ def from_base(distribution: EnergyBased, n: int) -> Tensor:
     return draws
 
 
+def drawing_from_base() -> bool:
+    """Whether draws are wanted as `from_base` makes them."""
+    return _SOURCE.get() is from_base
+
+
 class LogZ(torch.autograd.Function):
     """The log constant's place in the graph: value 0, gradient that of the true constant.
 
@@ -177,10 +182,14 @@ class EnergyBased(TorchDistribution):
         parameters = leaves(log_density, value)
         if parameters:
             refuse_hidden(self.energy, leaves(energy, value))
-            refuse_unregistered(parameters)
-            phase = partial(self._negative_phase, energy.detach())
-            log_density = log_density - LogZ.apply(phase, shape, *parameters)  # type: ignore[no-untyped-call]
+            log_density = self.contrasted(log_density, energy, parameters)
         return log_density
+
+    def contrasted(self, log_density: Tensor, energy: Tensor, parameters: list[Tensor]) -> Tensor:
+        """The log density with the gradient of log Z in these parameters, drawn if asked for."""
+        phase = partial(self._negative_phase, energy.detach(), parameters)
+        log_z: Tensor = LogZ.apply(phase, log_density.shape, *parameters)  # type: ignore[no-untyped-call]
+        return log_density - log_z
 
     def energy_at(self, value: Tensor) -> Tensor:
         """The energy ``(*batch)`` of points ``(*batch, *event)``, its shape checked."""
@@ -195,7 +204,8 @@ class EnergyBased(TorchDistribution):
             )
         return found
 
-    def _negative_phase(self, positive: Tensor) -> Tensor:
+    def _negative_phase(self, positive: Tensor, parameters: list[Tensor]) -> Tensor:
+        refuse_unregistered(parameters)  # no sooner: a step also runs programs for their shapes
         z = (self.negatives() if self.negatives is not None else self._draw(256)).detach()
         energy = self.energy_at(z)
         if self.watch is not None:

@@ -12,7 +12,9 @@ from typing import Any
 import pyro
 from pyro import poutine
 from pyro.nn import PyroModule
+from pyro.nn.module import _Context
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor, nn
 
 
@@ -72,6 +74,22 @@ def frozen(program: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
+def alone() -> Iterator[None]:
+    """Within the block, no handler from outside is there, nor a plate: for a run within a run.
+
+    To hide from handlers is not enough: a program's plates could not be entered a second time.
+    """
+    stack, dims = [*_PYRO_STACK], [*_DIM_ALLOCATOR._stack]
+    _PYRO_STACK.clear()
+    _DIM_ALLOCATOR._stack.clear()
+    try:
+        yield
+    finally:
+        _PYRO_STACK[:] = stack
+        _DIM_ALLOCATOR._stack[:] = dims
+
+
+@contextmanager
 def apart(program: Callable[..., Any]) -> Iterator[None]:
     """Within the block, PyroModules read their own parameters, and no store or trace is told.
 
@@ -99,3 +117,11 @@ def apart(program: Callable[..., Any]) -> Iterator[None]:
             context.used = used  # a module that never ran may still join a larger one
             if not context.active:
                 context.cache.clear()
+
+
+def renewed(program: Callable[..., Any]) -> None:
+    """Let modules that have run join a larger one, which PyroModules otherwise refuse to."""
+    for top in held(program):
+        for module in top.modules():
+            if isinstance(module, PyroModule):
+                module._pyro_context = _Context()

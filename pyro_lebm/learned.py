@@ -213,6 +213,10 @@ class LearnedDensity(PyroModule):
 
     # For the trainer
 
+    def energy_parameters(self) -> list[nn.Parameter]:
+        """What ``learning`` holds fixed, and `fit` moves more slowly than all else."""
+        return list(self.parameters())
+
     def _watch(self, positive: Tensor, negative: Tensor) -> None:
         self._seen = {
             "energy_positive": float(positive.mean()),

@@ -14,6 +14,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_lebm.distribution import EnergyBased
+from pyro_lebm.factor import TiltFactor
 from pyro_lebm.frozen import frozen
 
 
@@ -98,7 +99,7 @@ class _Recorder(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         name, fn = msg["name"], msg["fn"]
-        if isinstance(fn, _Subsample):
+        if isinstance(fn, _Subsample | TiltFactor):
             return
         self.notes.dims[name] = _dims(msg)
         if msg["infer"].get("_deterministic"):

@@ -17,7 +17,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ..dynamics.moves import Whole
 from ..engines import COMPILERS, asked, compiler, honoured, pick
-from ..frozen import apart, frozen
+from ..frozen import alone, apart, frozen
 from ..recorded.density import Density
 from ..recorded.sources import Attached
 from .layout import Layout
@@ -189,7 +189,7 @@ class Program(Layout):
     @contextmanager
     def hidden(self) -> Iterator[None]:
         """Out of sight of whatever messengers are around, and of Pyro's store of parameters."""
-        with torch.inference_mode(False), unvalidated(), poutine.block(), apart(self.model):
+        with torch.inference_mode(False), unvalidated(), alone(), apart(self.model):
             yield
 
     def _score_latent(self, z: Tensor) -> tuple[Tensor]:

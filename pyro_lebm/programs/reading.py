@@ -18,6 +18,8 @@ from torch.distributions import Distribution, biject_to
 from torch.distributions.constraints import Constraint
 
 from ..distribution import EnergyBased, drawn_by, from_base, is_real
+from ..factor import TiltFactor
+from ..frozen import alone
 
 IDENTITY = torch.distributions.transforms.identity_transform
 MANY = "_pyro_lebm_draws"  # a further plate around the program, no part of it
@@ -96,7 +98,7 @@ class Reading(Messenger):
         frames = [f for f in msg["cond_indep_stack"] if f.name != MANY]
         self._note(frames)
         self.around[name] = tuple(f.name for f in frames if f.vectorized)
-        if self.waiting is None and tilted(msg["fn"]):
+        if self.waiting is None and (tilted(msg["fn"]) or isinstance(msg["fn"], TiltFactor)):
             msg["fn"].log_prob(msg["value"])  # refuses an energy that hangs on another site
         if msg["is_observed"]:
             return
@@ -182,7 +184,7 @@ def reading(
         stack.enter_context(torch.enable_grad())
         if cheap:
             stack.enter_context(drawn_by(from_base))
-        stack.enter_context(poutine.block())
+        stack.enter_context(alone())
         stack.enter_context(notes)
         stack.enter_context(poutine.trace())  # inside: it has to see the leaves
         yield notes

@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from ..factor import TiltFactor
 from .reading import Enough, Plate
 
 Fixed = Mapping[str, tuple[Tensor, Tensor | None]]  # value, and log |Jacobian| of its transform
@@ -30,6 +31,10 @@ class Structure(Protocol):
     @property
     def watchers(self) -> Sequence[Callable[[str], None]]:
         """Told each site that is scored."""
+
+    @property
+    def values(self) -> Mapping[str, Tensor]:
+        """Of the reading run, latent sites that are not scored among them."""
 
     def reduce(self, log_prob: Tensor) -> Tensor:
         """Log probabilities per element."""
@@ -92,6 +97,9 @@ class Score(Fixing):
             )
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         log_prob = scale_and_mask(log_prob, msg["scale"] / self.minibatch, msg["mask"])
+        if isinstance(msg["fn"], TiltFactor):
+            self.prior = self.prior + self.program.reduce(log_prob)
+            return
         if msg["name"] not in self.values:
             self.likelihood = self.likelihood + self.program.reduce(log_prob)
             return
@@ -104,11 +112,21 @@ class Score(Fixing):
 class ScoreLatent(Score):
     """Adds up the latent sites alone, and ends the run when it has met them all."""
 
+    def _pyro_sample(self, msg: Any) -> None:
+        super()._pyro_sample(msg)
+        if msg["name"] not in self.values and msg["name"] in self.program.values:
+            msg["value"] = self.program.values[msg["name"]]  # another latent, that no site hangs on
+
     def _add(self, msg: Any) -> None:
-        if msg["name"] in self.values:
-            super()._add(msg)
-            if len(self.met) == len(self.values):
-                raise Enough
+        """The bare density: what scale or mask the program itself has is that of data."""
+        if msg["name"] not in self.values:
+            return
+        value, jacobian = self.values[msg["name"]]
+        self.prior = self.prior + self.program.reduce(msg["fn"].log_prob(value))
+        if jacobian is not None:
+            self.prior = self.prior + self.program.reduce(jacobian)
+        if len(self.met) == len(self.values):
+            raise Enough
 
 
 class ScoreTogether(Fixing):

@@ -17,7 +17,7 @@ from pyro_lebm.annealing.ratio import LogRatio
 from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.programs.program import Program
 from pyro_lebm.programs.reading import Plate
-from pyro_lebm.programs.tilts import energies, estimated, log_constants
+from pyro_lebm.tilting.energies import energies, estimated, log_constants
 from untyped import optim, poutine
 
 

@@ -1,0 +1,1 @@
+"""An energy over several sites of a Pyro program at once."""
