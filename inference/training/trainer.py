@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,7 +73,7 @@ class Training:
 
     def _optimiser(self) -> Optimiser:
         s = self.settings
-        energies = [p for prior in self.priors.values() for p in prior.parameters()]
+        energies = [p for prior in self.priors.values() for p in _energy(prior)]
         return Optimiser(
             s.learning_rate,
             s.learning_rates,
@@ -93,7 +93,7 @@ class Training:
             torch.arange(min(len(self.series), self.settings.batch_size), device=self.device)
         )
         learns = self.settings.energy_from < 1
-        held = [] if learns else [p for m in self.priors.values() for p in m.parameters()]
+        held = [] if learns else [p for prior in self.priors.values() for p in _energy(prior)]
         self._set_learning(learns)
 
         def run() -> None:
@@ -301,3 +301,11 @@ class Training:
                 prior.learning = learning[name]
             for p in frozen:
                 p.requires_grad_(False)  # Pyro's store undid it
+
+
+def _energy(prior: nn.Module) -> Iterable[nn.Parameter]:
+    """The parameters of an energy prior that are its energy's."""
+    own: Callable[[], Iterable[nn.Parameter]] = getattr(
+        prior, "energy_parameters", prior.parameters
+    )
+    return own()

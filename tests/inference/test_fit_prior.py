@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hierarchies import ExactTilt, Hierarchy, Quadratic, exact
 from pyro_lebm import EnergyPrior, FullNormal, MLPEnergy
 from pyro_lebm.inference import fit_prior
 
@@ -126,3 +127,40 @@ def test_a_depth_without_sense_is_refused(depth: float, message: str) -> None:
     prior = EnergyPrior(MLPEnergy(2), base=2, num_chains=16)
     with pytest.raises(ValueError, match=message):
         fit_prior(prior, torch.full((9, 2), 9.0), max_steps=1, depth=depth)
+
+
+@pytest.mark.parametrize("coordinates", ["own", "noise"])
+def test_of_a_tilt_the_energy_alone_is_learned(coordinates: Any) -> None:
+    """At the maximum likelihood the moments that the energy weighs are those of the draws."""
+    torch.manual_seed(0)
+    program, energy = Hierarchy(), Quadratic()
+    draws = exact(program, energy).draws(500)
+    with torch.no_grad():
+        for p in energy.parameters():
+            p.zero_()
+    tilt = ExactTilt(program, energy, coordinates=coordinates)
+    before = [p.detach().clone() for p in program.parameters()]
+    fit_prior(
+        tilt, draws, max_steps=400, batch_size=500, learning_rate=3e-2, progress=False, seed=0
+    )
+    law, top, low = exact(program, energy), draws["top"][:, 0], draws["low"][:, 0]
+    second = law.cov + law.mean[:, None] * law.mean
+    found = torch.stack([*law.mean, second[1, 1], second[0, 1]]).detach()
+    expected = torch.stack([top.mean(), low.mean(), (low**2).mean(), (top * low).mean()])
+    torch.testing.assert_close(found, expected, rtol=0, atol=3e-3)
+    assert all(torch.equal(a, b) for a, b in zip(before, program.parameters(), strict=True))
+    assert all(p.requires_grad for p in program.parameters())
+
+
+def test_draws_of_a_tilt_are_needed_of_all_its_sites() -> None:
+    tilt = ExactTilt(Hierarchy(), Quadratic())
+    with pytest.raises(ValueError, match=r"draws: expected values of .* got none of \['low'\]"):
+        fit_prior(tilt, {"top": torch.zeros(3, 1)}, max_steps=1)
+    with pytest.raises(ValueError, match=r"draws: expected shape \(n, 2\)"):
+        fit_prior(tilt, torch.zeros(3, 4), max_steps=1)
+
+
+def test_a_tilt_with_plates_of_its_own_is_refused() -> None:
+    tilt = ExactTilt(Hierarchy(rows=4), Quadratic())
+    with pytest.raises(ValueError, match=r"plates of its own, \['rows'\]"):
+        fit_prior(tilt, torch.zeros(3, 2), max_steps=1)
