@@ -10,7 +10,7 @@ from .annealing.smc import annealed_smc
 from .base import FullNormal, StandardNormal
 from .distribution import EnergyBased
 from .dynamics import langevin
-from .energy import MLPEnergy
+from .energy import ConvolutionalEnergy, JointEnergy, LayerwiseEnergy, MLPEnergy
 from .engines import engine
 from .frame import series_from_frame
 from .partition import log_z
@@ -21,9 +21,12 @@ from .tilting.tilt import Tilt, tilt
 from .trajectories.ode import choose_step, interpolate, trajectory
 
 __all__ = [
+    "ConvolutionalEnergy",
     "EnergyBased",
     "EnergyPrior",
     "FullNormal",
+    "JointEnergy",
+    "LayerwiseEnergy",
     "LogRatio",
     "MLPEnergy",
     "Potential",
