@@ -8,6 +8,7 @@ from __future__ import annotations
 from .annealing.ratio import LogRatio
 from .annealing.smc import annealed_smc
 from .base import FullNormal, StandardNormal
+from .conditional import ConditionalEnergyBased
 from .distribution import EnergyBased
 from .dynamics import langevin
 from .energy import ConvolutionalEnergy, JointEnergy, LayerwiseEnergy, MLPEnergy
@@ -21,6 +22,7 @@ from .tilting.tilt import Tilt, tilt
 from .trajectories.ode import choose_step, interpolate, trajectory
 
 __all__ = [
+    "ConditionalEnergyBased",
     "ConvolutionalEnergy",
     "EnergyBased",
     "EnergyPrior",

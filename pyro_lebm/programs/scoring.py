@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from ..conditional import ConditionalEnergyBased
 from ..factor import TiltFactor
 from .reading import Enough, Plate
 
@@ -94,6 +95,12 @@ class Score(Fixing):
             raise ValueError(
                 f"model: expected the latent sites {list(self.values)}, got {msg['name']!r} too; "
                 "which sites there are must not depend on their values"
+            )
+        if isinstance(msg["fn"], ConditionalEnergyBased):
+            raise ValueError(
+                f"site {msg['name']!r}: expected a density whose constant is the same everywhere, "
+                "got one of an energy given another site, whose log Z has a gradient and no value: "
+                "train it by the ELBO of an encoder or a bottom-up guide"
             )
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         log_prob = scale_and_mask(log_prob, msg["scale"] / self.minibatch, msg["mask"])
