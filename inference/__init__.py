@@ -7,6 +7,7 @@ from .diagnosis import Diagnosis, diagnose, nested_r_hat
 from .draws import Draws, PointEstimate
 from .evidence import log_evidence
 from .export import to_arviz
+from .guides.bottom_up_guide import BottomUpGuide
 from .guides.encoder_guide import EncoderGuide
 from .guides.encoders import GRUEncoder, ODERNNEncoder
 from .guides.guide import Guide
@@ -34,6 +35,7 @@ __all__ = [
     "SGLD",
     "ULA",
     "Barker",
+    "BottomUpGuide",
     "Calibration",
     "ConvolutionalReader",
     "Diagnosis",
