@@ -44,6 +44,7 @@ class SavedModel(PyroModule):
         """What equal weights do not tell: which functions they serve."""
         return {
             name: f"{type(module).__qualname__}, activation {getattr(module, 'activation', None)}"
+            + (f", sites {[*module.sites]}" if hasattr(module, "sites") else "")
             for name, module in self.named_modules()
             if name  # those without weights too: a base of the prior may have none
         }
