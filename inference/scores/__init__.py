@@ -6,18 +6,25 @@ from .comparison import Difference, bootstrap_interval, paired_interval
 from .detection import Detection, detection, input_complexity
 from .disentanglement import block_r2, dci, mutual_information_gap, sap
 from .errors import coverage, crps, interval, mse
+from .features import ClassifierFeatures, InceptionFeatures, classifier_features
+from .fidelity import Fidelity, fidelity
 from .generation import classifier_auc, median_bandwidth, mmd
 
 __all__ = [
+    "ClassifierFeatures",
     "Detection",
     "Difference",
+    "Fidelity",
+    "InceptionFeatures",
     "block_r2",
     "bootstrap_interval",
     "classifier_auc",
+    "classifier_features",
     "coverage",
     "crps",
     "dci",
     "detection",
+    "fidelity",
     "input_complexity",
     "interval",
     "median_bandwidth",
