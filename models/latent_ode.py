@@ -23,6 +23,7 @@ from pyro_lebm.trajectories.solvers import FIXED
 from .emissions import GaussianEmission
 from .fields import Driven, MLPField
 from .fused import Seen, observation
+from .initial import check_initial, initial
 from .saved import SavedModel
 from .slices import SeenInSlices, check_each_time_alone
 from .solving import check_solver, fits
@@ -40,8 +41,9 @@ class LatentODE(SavedModel):
     2024, arXiv 2409.03845). With ``static`` latents z_s, what a sequence shows is told apart from
     how it moves: the energy is over both. Nothing here knows how it will be inferred.
 
-    Sites: ``z0`` (event ``(static + latent,)``, z_s first), ``x`` observed at a series' own times,
-    ``x_new`` sampled at ``times``; all in the plate ``sequences``.
+    Sites: ``z0`` (event ``(static + latent,)``, z_s first) or those of a prior that is a program,
+    ``x`` observed at a series' own times, ``x_new`` sampled at ``times``; all in the plate
+    ``sequences``.
 
     Args:
         latent: dimension L of the state z_d that moves.
@@ -49,7 +51,9 @@ class LatentODE(SavedModel):
         static: dimension S of the latents z_s that do not, 0 for none.
         static_in_field: whether z_s drives the field, as further covariates; the emission sees it
             either way.
-        prior: module whose call returns the distribution of ``z0``; default N(0, I).
+        prior: module whose call returns the distribution of ``z0``; default N(0, I). Or a program
+            of sites of its own that returns z0 itself, such as a hierarchy of z_d given z_s, and a
+            `pyro_lebm.Tilt` of one.
         field: module ``(t, z_d) -> dz_d/dt``, or ``(t, z_d, u) -> dz_d/dt`` where there are
             covariates or z_s drives it: u is ``(..., C + S)``, covariates first.
         emission: module from paths ``(..., T, S + L)`` to a distribution of batch shape
@@ -117,9 +121,7 @@ class LatentODE(SavedModel):
         # NaN until `refresh` or the first solve has chosen it; part of the saved model
         self.register_buffer("step_size", torch.tensor(float("nan")))
         self._step: float | None = None
-        event = self.prior().event_shape
-        if event != (size,):
-            raise ValueError(f"prior: expected event shape ({size},), got {tuple(event)}")
+        check_initial(self.prior, size)
         if recompute:
             like = next(self.emission.parameters(), self.step_size)
             check_each_time_alone(partial(self._emit, self.emission), size, like)
@@ -148,7 +150,7 @@ class LatentODE(SavedModel):
         if series is None and (times is None or n is None):
             raise ValueError("series: expected a Series, or times and n; got neither")
         with self._sequences(series, n):
-            z0: Tensor = pyro.sample("z0", self.prior())
+            z0 = initial(self.prior)
             if series is not None:
                 self._check_series(series)
                 seen = self._seen(z0, series)
