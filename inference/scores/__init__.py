@@ -9,6 +9,7 @@ from .errors import coverage, crps, interval, mse
 from .features import ClassifierFeatures, InceptionFeatures, classifier_features
 from .fidelity import Fidelity, fidelity
 from .generation import classifier_auc, median_bandwidth, mmd
+from .stein import kernel_stein_discrepancy
 
 __all__ = [
     "ClassifierFeatures",
@@ -27,6 +28,7 @@ __all__ = [
     "fidelity",
     "input_complexity",
     "interval",
+    "kernel_stein_discrepancy",
     "median_bandwidth",
     "mmd",
     "mse",
