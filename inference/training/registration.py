@@ -11,6 +11,8 @@ from pyro.params.param_store import normalize_param_name
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyro_lebm.conditional import ConditionalEnergyBased
+from pyro_lebm.factor import TiltFactor
 from pyro_lebm.programs.reading import tilted
 
 
@@ -18,9 +20,11 @@ class RefuseUnnormalised(Messenger):
     """Around a guide: an energy-based site has no log-probability that an ELBO could use."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        if tilted(msg["fn"]):
+        fn = msg["fn"]
+        if tilted(fn) or isinstance(fn, TiltFactor | ConditionalEnergyBased):
+            kind = "EnergyBased" if tilted(fn) else type(fn).__name__
             raise ValueError(
-                f"guide: expected normalised densities, got EnergyBased at site {msg['name']!r}: "
+                f"guide: expected normalised densities, got {kind} at site {msg['name']!r}: "
                 "its log Z is unknown and depends on the guide's parameters"
             )
 

@@ -7,14 +7,17 @@ from typing import Any
 
 from pyro.poutine.messenger import Messenger
 
+from pyro_lebm.factor import TiltFactor
+
 
 class LatentScale(Messenger):
     r"""Scales the log-probability of latent sites, in the model and in the guide alike.
 
     With scale :math:`\beta` the ELBO becomes
     :math:`\mathbb E_q[\log p(x|z)] - \beta\,\mathrm{KL}(q(z|x)\,\|\,p(z))`
-    (Bowman et al. 2016, arXiv 1511.06349). Observed sites, `factor` statements and the indices of
-    subsampled plates are left as they are.
+    (Bowman et al. 2016, arXiv 1511.06349). The factor of a tilted prior is scaled with the sites
+    it tilts; observed sites, `factor` statements and the indices of subsampled plates are left as
+    they are.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -30,7 +33,8 @@ class LatentScale(Messenger):
         self.scale = scale
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and type(msg["fn"]).__name__ != "_Subsample":
+        latent = not msg["is_observed"] and type(msg["fn"]).__name__ != "_Subsample"
+        if latent or isinstance(msg["fn"], TiltFactor):
             msg["scale"] = msg["scale"] * self.scale
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -29,9 +30,11 @@ from pyro_lebm.inference import (
     strangeness,
     to_arviz,
 )
+from pyro_lebm.inference.training.warmup import LatentScale
 from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 from pyro_lebm.tilting.tilt import Tilt
+from untyped import poutine
 
 N, T = 5, 3
 
@@ -177,3 +180,52 @@ def test_energies_of_draws_are_a_score() -> None:
     log_z(model.prior, rungs=20, particles=32, repeats=4)
     scores = strangeness(guide, series)
     assert "energy" in scores
+
+
+def test_a_warm_up_scales_the_factor_with_its_sites() -> None:
+    model, series = model_and_data()
+    with LatentScale(0.5):
+        nodes = poutine.trace(model).get_trace(series).nodes
+    scales = {name: node["scale"] for name, node in nodes.items() if node["type"] == "sample"}
+    assert {name: scales[name] for name in ("top", "low", "tilt", "x")} == {
+        "top": 0.5,
+        "low": 0.5,
+        "tilt": 0.5,
+        "x": 1.0,
+    }
+
+
+def test_a_tilted_guide_is_refused() -> None:
+    model, series = model_and_data()
+
+    class Guide(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = Tilt(Hierarchy(), Quadratic(), num_chains=4)
+
+        def forward(self, series: Series) -> None:
+            with pyro.plate("sequences", series.total, subsample=series.index):
+                self.own()
+
+    with pytest.raises(ValueError, match="normalised densities, got TiltFactor at site 'tilt'"):
+        fit(model, Guide(), series, max_steps=1, progress=False)
+
+
+@pytest.mark.parametrize("coordinates", ["own", "noise"])
+def test_a_run_that_is_resumed_gives_the_same_numbers(coordinates: str, tmp_path: Path) -> None:
+    _, series = model_and_data()
+
+    def run(steps: int, **options: Any) -> Seen:
+        torch.manual_seed(3)
+        model = Seen(coordinates=coordinates, refresh=2, num_chains=8)
+        guide = BottomUpGuide(model, series)
+        fit(model, guide, series, max_steps=steps, progress=False, seed=0, **options)
+        return model
+
+    whole = run(6, final_rate=1.0)
+    kept: dict[str, Any] = {"checkpoint": tmp_path / "run.pt", "resume": True, "final_rate": 1.0}
+    run(3, **kept)
+    resumed = run(6, **kept)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(whole.prior.chains.position, resumed.prior.chains.position)
