@@ -56,7 +56,7 @@ def told_of(seeds: list[Any], get: Get, factor: float = 1.0) -> str:
     x = [factor * value for value in values(seeds, get)]
     if not x:
         return ""
-    if min(x) == max(x):
+    if len(x) == 1 or min(x) == max(x):
         return short(x[0])
     half = float(stats.t.ppf(0.975, len(x) - 1)) * float(torch.tensor(x).double().std())
     return f"{short(mean(x))} ± {short(half / math.sqrt(len(x)))}"

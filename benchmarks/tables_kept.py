@@ -10,7 +10,7 @@ import platform
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from irregular_sines import write_json, write_text
@@ -60,7 +60,15 @@ def _path(cell: Cell, stage: Stage, folder: Path) -> Path:
     return folder / f"{cell.name}.{stage}.json"
 
 
-def made(cell: Cell) -> dict[str, Any]:
+class OnDevice(Protocol):
+    """A training that tells its device."""
+
+    @property
+    def device(self) -> str:
+        """As torch names it."""
+
+
+def made(cell: OnDevice) -> dict[str, Any]:
     """Where figures come from."""
     device = torch.cuda.get_device_name() if cell.device == "cuda" else "CPU"
     return {

@@ -1,0 +1,112 @@
+"""Trainings of the joint prior's benchmark, each for the same seconds of a processor."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from joint_data import Images
+from joint_models import Cell, guide_of, joint_of, model_of
+from torch import Tensor
+
+from pyro_lebm.inference import BottomUpGuide, LangevinGuide, fit, fit_prior
+from pyro_lebm.inference.guides.guide import Guide
+from pyro_lebm.models import HierarchicalGenerator
+from pyro_lebm.models.datasets import image_series
+
+STAGE = 0.75  # share of the time that the hierarchy has before its energy, in two stages
+ENERGY_FROM = 0.2  # of a training, before which energies are held at nothing
+FLOOR = 0.05  # of a learning rate at the end, of that at the start
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trained model and what infers its layers.
+
+    Attributes:
+        trained: seconds of a processor, of the wall's clock, and iterations.
+    """
+
+    model: HierarchicalGenerator
+    guide: Guide
+    trained: dict[str, float]
+
+
+class Watch:
+    """Seconds and iterations since a training began."""
+
+    def __init__(self) -> None:
+        self.since, self.iterations = (time.process_time(), time.perf_counter()), 0
+
+    def fit(self, *args: Any, **options: Any) -> None:
+        self.iterations += len(fit(*args, clock=time.process_time, progress=False, **options))
+
+    def told(self) -> dict[str, float]:
+        now = (time.process_time(), time.perf_counter())
+        cpu, wall = (b - a for a, b in zip(self.since, now, strict=True))
+        return {"cpu_seconds": cpu, "seconds": wall, "iterations": self.iterations}
+
+
+def train(cell: Cell, found: Images) -> Row:
+    """The row, trained."""
+    torch.manual_seed(cell.seed)
+    if cell.row == "two_stage":
+        return _two_stage(cell, found)
+    watch, model = Watch(), model_of(cell, found.shape)
+    series = image_series(found.train).to(cell.device)
+    guide: Guide = guide_of(cell, model, found)
+    options: dict[str, Any] = {"kl_warmup": 0.1, "energy_from": ENERGY_FROM}
+    if cell.row.endswith("langevin"):
+        guide, options = LangevinGuide(model, series, hot_until=0.25), {"energy_from": ENERGY_FROM}
+    watch.fit(model, guide, series, **_common(cell, cell.seconds), **options)
+    return Row(model, guide, watch.told())
+
+
+def _common(cell: Cell, seconds: float) -> dict[str, Any]:
+    return {
+        "max_seconds": seconds,
+        "batch_size": 100,
+        "learning_rate": cell.learning_rate,
+        "final_rate": FLOOR,
+        "betas": (0.9, 0.99),
+        "seed": cell.seed,
+    }
+
+
+def _two_stage(cell: Cell, found: Images) -> Row:
+    """A hierarchical VAE, then the energy of its layers' posterior draws, all else as it is."""
+    watch, model = Watch(), model_of(_like(cell, "hvae"), found.shape)
+    series = image_series(found.train).to(cell.device)
+    stem = guide_of(cell, model, found)
+    common = _common(cell, STAGE * cell.seconds)
+    watch.fit(model, stem, series, kl_warmup=0.1, **common)
+    drawn = layers_of(stem, series)
+    joint = joint_of(cell, model)
+    fit_prior(
+        joint.prior,
+        drawn,
+        cell.learning_rate,
+        max_seconds=max(cell.seconds - watch.told()["cpu_seconds"], 0.01 * cell.seconds),
+        clock=time.process_time,
+        batch_size=400,
+        final_rate=FLOOR,
+        progress=False,
+        seed=cell.seed + 1,
+    )
+    guide = BottomUpGuide(joint, series, stem.encoder, layers=[*stem.layers])
+    return Row(joint, guide, watch.told())
+
+
+def _like(cell: Cell, row: str) -> Cell:
+    found = copy.copy(cell)
+    object.__setattr__(found, "row", row)
+    return found
+
+
+def layers_of(guide: BottomUpGuide, series: Any, draws: int = 8) -> dict[str, Tensor]:
+    """Posterior draws of all sequences together, ``(draws * n, size)`` of each layer."""
+    found = guide.posterior(series, draws=draws)
+    return {name: found[name].flatten(0, 2) for name in found.sites}
