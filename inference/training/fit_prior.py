@@ -9,7 +9,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.nn import PyroModule
 from pyro.poutine import condition
 from torch import Tensor, nn
 
@@ -89,7 +88,7 @@ def fit_prior(
         )
     # A sequence of one time point whose features are the latent's coordinates.
     series = Series(kept.new_zeros(1), kept[:, None, :])
-    rates = {"prior.": learning_rate}  # all there is: not the tenth that `fit` gives an energy
+    rates = {"": learning_rate}  # all there is: not the tenth that `fit` gives an energy
     with alone.energy_alone():
         return fit(alone, _NoLatents(), series, learning_rates=rates, **options)
 
@@ -116,8 +115,11 @@ def _within(module: nn.Module, draws: Tensor, depth: float) -> Tensor:
     return _within(module, draws[near], depth) if wider else draws[near]
 
 
-class _PriorAlone(PyroModule):
-    """The program z ~ prior, observed."""
+class _PriorAlone(nn.Module):
+    """The program z ~ prior, observed.
+
+    No PyroModule, which would take the prior out of the model that it is part of.
+    """
 
     def __init__(self, prior: EnergyPrior) -> None:
         super().__init__()
@@ -143,7 +145,7 @@ class _PriorAlone(PyroModule):
             pyro.sample("z", self.prior(), obs=series.values[:, 0])
 
 
-class _TiltAlone(PyroModule):
+class _TiltAlone(nn.Module):
     """The tilted program, its sites observed."""
 
     def __init__(self, prior: Tilt) -> None:
@@ -190,7 +192,7 @@ class _TiltAlone(PyroModule):
             condition(self.prior, own.values(series.values[:, 0]))(*own.structure.args)
 
 
-class _NoLatents(PyroModule):
+class _NoLatents(nn.Module):
     """The guide of a program without latent sites."""
 
     loss_name = "negative unnormalised log density"

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from hierarchies import ExactTilt, Hierarchy, Quadratic, exact
-from pyro_lebm import EnergyPrior, FullNormal, MLPEnergy
-from pyro_lebm.inference import fit_prior
+from pyro_lebm import EnergyPrior, FullNormal, LayerwiseEnergy, MLPEnergy, tilt
+from pyro_lebm.inference import BottomUpGuide, fit, fit_prior
+from pyro_lebm.models import HierarchicalGenerator, HierarchicalPrior
+from pyro_lebm.models.datasets import image_series
 
 
 def two_modes(n: int) -> Tensor:
@@ -164,3 +166,24 @@ def test_a_tilt_with_plates_of_its_own_is_refused() -> None:
     tilt = ExactTilt(Hierarchy(rows=4), Quadratic())
     with pytest.raises(ValueError, match=r"plates of its own, \['rows'\]"):
         fit_prior(tilt, torch.zeros(3, 2), max_steps=1)
+
+
+@pytest.mark.parametrize("kind", ["energy prior", "tilt"])
+def test_a_prior_stays_part_of_the_model_that_has_run(kind: str) -> None:
+    torch.manual_seed(0)
+    energy = LayerwiseEnergy({"z1": MLPEnergy(3), "z2": MLPEnergy(2)})
+    prior: Any = {
+        "energy prior": lambda: HierarchicalPrior((3,), top=EnergyPrior(MLPEnergy(3), 3)),
+        "tilt": lambda: tilt(HierarchicalPrior((3, 2), (8,)), energy, num_chains=8),
+    }[kind]()
+    model = HierarchicalGenerator((3,) if kind == "energy prior" else (3, 2), 4, prior=prior)
+    series = image_series(torch.rand(6, 2, 2))
+    guide = BottomUpGuide(model, series)
+    fit(model, guide, series, max_steps=2, progress=False)
+    learned: Any = model.prior.top if kind == "energy prior" else model.prior
+    names = {name for name, _ in model.named_pyro_params()}
+    draws = guide.posterior(series, draws=5)
+    values = {name: draws[name].flatten(0, 2) for name in draws.sites}
+    fit_prior(learned, values["z1"] if kind == "energy prior" else values, max_steps=2)
+    assert {name for name, _ in model.named_pyro_params()} == names
+    fit(model, guide, series, max_steps=2, progress=False)  # and goes on as one model
