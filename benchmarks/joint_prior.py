@@ -26,6 +26,7 @@ from irregular_sines import write_json
 from joint_cell import told
 from joint_data import DATA
 from joint_models import ABLATIONS, ROWS, Cell
+from joint_ode import ODE_ROWS
 from joint_render import render_into
 from tqdm import tqdm
 
@@ -90,7 +91,7 @@ def _work(cell: Cell, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    every = [*ROWS, *ABLATIONS]
+    every = [*ROWS, *ABLATIONS, *ODE_ROWS]
     parser.add_argument("--rows", nargs="+", choices=every, default=every)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=180.0, help="of a processor, each row")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from joint_models import ABLATIONS, ROWS
+from joint_ode import ODE_ROWS
 from tables_figures import Get, at, mean, short, table, told_of, values
 
 from pyro_lebm.inference.scores import paired_interval
@@ -56,13 +57,16 @@ def render(report: dict[str, Any]) -> str:
         name: [seed[name] for seed in report["seeds"].values() if name in seed]
         for name in [*ROWS, *ABLATIONS]
     }
+    ode = {
+        name: [seed[name] for seed in report["seeds"].values() if name in seed] for name in ODE_ROWS
+    }
     rows = {name: seeds for name, seeds in rows.items() if seeds}
-    first = next(iter(rows.values()))[0]
     command = "python benchmarks/joint_prior.py"
     if (about["data"], about["scale"]) != ("digits", "small"):
         command += f" --data {about['data']} --scale {about['scale']}"
-    commits = sorted({seed["made"]["commit"] for seeds in rows.values() for seed in seeds})
-    accuracy = mean(values([s for x in rows.values() for s in x], at("features_accuracy")))
+    every = [seed for seeds in (*rows.values(), *ode.values()) for seed in seeds]
+    first, commits = every[0], sorted({seed["made"]["commit"] for seed in every})
+    accuracy = mean(values(every, at("features_accuracy")))
     head = (
         f"## Joint energy priors, {about['data']}: `{command}`\n\n"
         f"{len(report['seeds'])} seeds, {about['seconds']:g} s of a processor a row, "
@@ -73,7 +77,8 @@ def render(report: dict[str, Any]) -> str:
         f"(accuracy {short(accuracy)}), and mean nothing beside those of other networks."
     )
     parts = [_quality(rows), _anomalies(rows), _steps(rows), _mixing(rows), _posterior(rows)]
-    return "\n\n".join([head, *parts, _pairs(rows)])
+    parts.append(_differences(rows, PAIRS, COMPARED))
+    return "\n\n".join([head, *(part for part in parts if part), *_latent_ode(ode)])
 
 
 def _quality(rows: dict[str, Seeds]) -> str:
@@ -169,18 +174,45 @@ def _posterior(rows: dict[str, Seeds]) -> str:
     return f"{title}\n\n" + table(head, lines)
 
 
-def _pairs(rows: dict[str, Seeds]) -> str:
+def _latent_ode(rows: dict[str, Seeds]) -> Iterator[str]:
+    """What is no image: a latent ODE of turning digits."""
+    rows = {name: seeds for name, seeds in rows.items() if seeds}
+    if not rows:
+        return
+    columns: dict[str, tuple[Get, float]] = {
+        "MSE x 100": (at("mse"), 100.0),
+        "MMD x 100": (at("mmd_drawn"), 100.0),
+        "floor": (at("mmd_floor"), 100.0),
+        "AUC": (at("auc_drawn"), 1.0),
+        "log p(x), nats": (at("evidence", "estimate"), 1.0),
+        "median": (at("evidence", "median"), 1.0),
+        "gap": (at("evidence", "gap"), 1.0),
+        "iterations": (at("iterations"), 1.0),
+    }
+    lines = [
+        [name, ODE_ROWS[name], *(told_of(seeds, *column) for column in columns.values())]
+        for name, seeds in rows.items()
+    ]
+    title = "### No images: what stands still and what moves, of a latent ODE of turning digits"
+    yield f"{title}\n\n" + table(["row", "", *columns], lines)
+    compared = {name: columns[name] for name in ("MSE x 100", "MMD x 100", "AUC", "median")}
+    yield _differences(
+        rows, (("ode_joint", "ode_hierarchy"), ("ode_joint", "ode_energy")), compared
+    )
+
+
+def _differences(
+    rows: dict[str, Seeds], pairs: Sequence[tuple[str, str]], of: dict[str, tuple[Get, float]]
+) -> str:
     lines = []
-    for a, b in PAIRS:
+    for a, b in pairs:
         if a in rows and b in rows and min(len(rows[a]), len(rows[b])) > 1:
             line = [f"{a} less {b}"]
-            for get, factor in COMPARED.values():
+            for get, factor in of.values():
                 x, y = values(rows[a], get), values(rows[b], get)
                 line.append(_interval(x, y, factor) if len(x) == len(y) > 1 else "")
             lines.append(line)
-    return "### Paired differences by seed, 95 % t intervals\n\n" + table(
-        ["rows", *COMPARED], lines
-    )
+    return "Paired differences by seed, 95 % t intervals:\n\n" + table(["rows", *of], lines)
 
 
 def _interval(x: list[float], y: list[float], factor: float) -> str:

@@ -61,11 +61,12 @@ def train(cell: Cell, found: Images) -> Row:
     options: dict[str, Any] = {"kl_warmup": 0.1, "energy_from": ENERGY_FROM}
     if cell.row.endswith("langevin"):
         guide, options = LangevinGuide(model, series, hot_until=0.25), {"energy_from": ENERGY_FROM}
-    watch.fit(model, guide, series, **_common(cell, cell.seconds), **options)
+    watch.fit(model, guide, series, **common(cell, cell.seconds), **options)
     return Row(model, guide, watch.told())
 
 
-def _common(cell: Cell, seconds: float) -> dict[str, Any]:
+def common(cell: Cell, seconds: float) -> dict[str, Any]:
+    """What all trainings share."""
     return {
         "max_seconds": seconds,
         "batch_size": 100,
@@ -81,8 +82,7 @@ def _two_stage(cell: Cell, found: Images) -> Row:
     watch, model = Watch(), model_of(_like(cell, "hvae"), found.shape)
     series = image_series(found.train).to(cell.device)
     stem = guide_of(cell, model, found)
-    common = _common(cell, STAGE * cell.seconds)
-    watch.fit(model, stem, series, kl_warmup=0.1, **common)
+    watch.fit(model, stem, series, kl_warmup=0.1, **common(cell, STAGE * cell.seconds))
     drawn = layers_of(stem, series)
     joint = joint_of(cell, model)
     fit_prior(

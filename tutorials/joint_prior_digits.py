@@ -26,6 +26,7 @@
 import copy
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyro
@@ -132,7 +133,8 @@ def painted(generator: HierarchicalGenerator, n: int) -> Tensor:
     """Means of ``n`` new images given their layers."""
     with pyro.poutine.block(), pyro.poutine.trace() as trace, torch.no_grad():
         generator(n=n)
-    mean: Tensor = trace.trace.nodes["x_new"]["fn"].mean[:, 0]
+    fn: Any = trace.trace.nodes["x_new"]["fn"]
+    mean: Tensor = fn.mean[:, 0]
     return mean.clamp(0, 1)
 
 
@@ -217,9 +219,11 @@ def log_joint(generator: HierarchicalGenerator, series: Series, count: int = 20)
     with torch.no_grad(), pyro.poutine.block(), pyro.plate("draws", count, dim=-2):
         trace = pyro.poutine.trace(pyro.condition(generator, values)).get_trace(series)
         trace.compute_log_prob()
-    sites = [n for n, node in trace.nodes.items() if node["type"] == "sample" and n != "sequences"]
-    total: Tensor = sum(trace.nodes[n]["log_prob"] for n in sites if n != "draws")
-    return total
+    nodes: dict[str, Any] = dict(trace.nodes)
+    of_sites = [
+        n for n in nodes if nodes[n]["type"] == "sample" and n not in ("sequences", "draws")
+    ]
+    return torch.stack([nodes[n]["log_prob"] for n in of_sites]).sum(0)
 
 
 groups = {"familiar": real, "strange": test[truth == STRANGER]}

@@ -172,11 +172,11 @@ def test_a_tilt_with_plates_of_its_own_is_refused() -> None:
 def test_a_prior_stays_part_of_the_model_that_has_run(kind: str) -> None:
     torch.manual_seed(0)
     energy = LayerwiseEnergy({"z1": MLPEnergy(3), "z2": MLPEnergy(2)})
-    prior: Any = {
-        "energy prior": lambda: HierarchicalPrior((3,), top=EnergyPrior(MLPEnergy(3), 3)),
-        "tilt": lambda: tilt(HierarchicalPrior((3, 2), (8,)), energy, num_chains=8),
-    }[kind]()
-    model = HierarchicalGenerator((3,) if kind == "energy prior" else (3, 2), 4, prior=prior)
+    latents: tuple[int, ...] = (3, 2)
+    prior: Any = tilt(HierarchicalPrior((3, 2), (8,)), energy, num_chains=8)
+    if kind == "energy prior":
+        latents, prior = (3,), HierarchicalPrior((3,), top=EnergyPrior(MLPEnergy(3), 3))
+    model = HierarchicalGenerator(latents, 4, prior=prior)
     series = image_series(torch.rand(6, 2, 2))
     guide = BottomUpGuide(model, series)
     fit(model, guide, series, max_steps=2, progress=False)

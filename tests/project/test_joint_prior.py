@@ -32,11 +32,13 @@ def run(*arguments: str, folder: Path) -> dict[str, Any]:
 
 
 def test_rows_are_trained_measured_and_told(tmp_path: Path) -> None:
-    rows = ["joint_network", "conditional", "two_stage"]
+    rows = ["joint_network", "conditional", "two_stage", "ode_joint"]
     options = ["--seeds", "1", "--seconds", "0.5", "--rows", *rows]
     found = run(*options, folder=tmp_path)
     told = found["seeds"]["0"]
     assert set(told) == set(rows)
+    ode = told.pop("ode_joint")
+    assert ode["mmd_drawn"] > 0 and math.isfinite(ode["evidence"]["estimate"])
     for row in told.values():
         assert row["fidelity"]["frechet"] > row["fidelity"]["frechet_floor"] > 0
         assert 0 <= row["anomalies"]["log joint"]["auroc"] <= 1
@@ -44,7 +46,7 @@ def test_rows_are_trained_measured_and_told(tmp_path: Path) -> None:
     assert len(joint["profile"]["energy"]) == 5 and "10" in joint["steps"]
     assert set(joint["posterior"]["layers"]) == {"z1", "z2"}
     assert math.isfinite(joint["evidence"]["estimate"]) and "evidence" not in told["conditional"]
-    text = render(found)
+    text = render({**found, "seeds": {"0": {**told, "ode_joint": ode}}})
     assert all(name in text for name in rows) and "nan" not in text
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*_seed0.json")}
     run(*options, folder=tmp_path)  # taken up: nothing is trained again
