@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from joint_models import Cell
-from joint_train import ENERGY_FROM, Watch, common
+from joint_train import ENERGY_FROM, Watch, common, rates
 from pyro.nn import PyroModule
 from tables_tasks import MORE, TASKS, Data
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ def ode_figures(cell: Cell) -> dict[str, Any]:
     encoder = GRUEncoder(TASK.observed, features=2 * (STATIC + MOVING))
     guide = EncoderGuide(model, train, encoder, view=partial(TASK.view, "interpolation"))
     options = common(cell, cell.seconds) | {"learning_rate": TASK.learning_rate, "batch_size": 50}
+    options["learning_rates"] = rates(cell, model)
     watch.fit(model, guide, train, kl_warmup=0.1, energy_from=ENERGY_FROM, **options)
     return {**watch.told(), **_measured(cell, model, guide, data)}
 

@@ -21,8 +21,10 @@ PAIRS = (
     ("joint_network", "conditional"),
     ("joint_langevin", "lebm_langevin"),
     ("two_stage", "hvae"),
+    ("two_stage", "lebm_network"),
     ("joint_network", "joint_concatenated"),
     ("joint_network", "joint_no_contrast"),
+    ("joint_sigma", "hvae_sigma"),
     ("joint_4", "hvae_4"),
     ("joint_8", "hvae_8"),
 )
@@ -69,8 +71,9 @@ def render(report: dict[str, Any]) -> str:
     accuracy = mean(values(every, at("features_accuracy")))
     head = (
         f"## Joint energy priors, {about['data']}: `{command}`\n\n"
-        f"{len(report['seeds'])} seeds, {about['seconds']:g} s of a processor a row, "
-        f"{about['scale']} sizes, learning rate {about['learning_rate']:g}; "
+        f"{len(report['seeds'])} seeds, at most {about['steps']} steps and {about['seconds']:g} s "
+        f"of a processor a row (latent ODEs: the seconds alone), {about['scale']} sizes, "
+        f"learning rate {about['learning_rate']:g}; "
         f"{first['made']['hardware']}, torch {first['made']['torch']}, commit {', '.join(commits)}."
         " Mean over seeds with the half-width "
         "of its 95 % t interval. Distances are in the features of a classifier of the same images "

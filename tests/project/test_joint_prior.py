@@ -92,7 +92,7 @@ def test_a_class_is_held_out_and_patches_are_of_the_shape() -> None:
 
 def test_sections_are_replaced_and_not_repeated(tmp_path: Path) -> None:
     row = {"fidelity": {"frechet": 1.0}, "made": {"hardware": "h", "torch": "t", "commit": "c"}}
-    about = {"data": "digits", "scale": "small", "seconds": 1.0, "learning_rate": 0.1}
+    about = {"data": "digits", "scale": "small", "seconds": 1.0, "steps": 9, "learning_rate": 0.1}
     report = {"about": about, "seeds": {"0": {"vae": row}}}
     (tmp_path / "digits_small.json").write_text(json.dumps(report))
     tables = tmp_path / "RESULTS.md"
