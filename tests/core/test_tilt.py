@@ -188,3 +188,30 @@ def test_log_z_is_bounded_from_both_sides(coordinates: str) -> None:
     with torch.no_grad():
         program.weight.add_(0.1)
     assert tilt.log_z is None
+
+
+@pytest.mark.parametrize("coordinates", COORDINATES)
+def test_at_the_maximum_likelihood_the_moments_are_those_of_the_data(coordinates: Any) -> None:
+    """Learned by chains: of top squared by the conditional's gradient alone.
+
+    One step's negatives, a third of 500 draws, leave a moment an error of .08 deviations; averaged
+    over the 25 last and smallest steps .1 is five of them and more: a false alarm in 1e-5. Without
+    the conditionals' gradient the variance of top is off by .2.
+    """
+    torch.manual_seed(0)
+    program, energy = parts()
+    mean, cov = torch.tensor([0.4, -0.3]).double(), torch.tensor([[0.5, -0.3], [-0.3, 0.8]])
+    cov = cov.double()
+    tilt = Tilt(program, energy, coordinates=coordinates, num_chains=500)
+    data = torch.distributions.MultivariateNormal(mean, cov).sample(torch.Size((4000,)))
+    values = {"top": data[:, :1], "low": data[:, 1:]}
+    optimiser = torch.optim.Adam([*program.parameters(), *energy.parameters()], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 250, 1e-3)
+    for _ in range(250):
+        optimiser.zero_grad()
+        (-trace("many", tilt, values).log_prob_sum() / 4000).backward()
+        optimiser.step()
+        schedule.step()
+    learned = exact(program, energy)
+    assert ((learned.mean - data.mean(0)).abs() < 0.1).all()
+    assert ((learned.cov - data.T.cov()).abs() < 0.1).all()
