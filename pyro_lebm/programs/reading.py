@@ -79,13 +79,14 @@ class Reading(Messenger):
         self.around: dict[str, tuple[str, ...]] = {}
         self.indices: dict[str, Tensor] = {}
         self.minibatches: dict[str, tuple[int, int]] = {}
+        self.fixed: dict[str, EnergyBased] = {}  # energies of observed sites, and tilts' factors
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["value"] is not None:
             return
         if msg["name"] in self.given:
             msg["value"] = self.given[msg["name"]]
-        elif isinstance(_innermost(msg["fn"]), dist.ImproperUniform):
+        elif isinstance(innermost(msg["fn"]), dist.ImproperUniform):
             msg["value"] = _anywhere(msg["fn"])
 
     def _pyro_post_sample(self, msg: Any) -> None:
@@ -101,6 +102,9 @@ class Reading(Messenger):
         if self.waiting is None and (tilted(msg["fn"]) or isinstance(msg["fn"], TiltFactor)):
             msg["fn"].log_prob(msg["value"])  # refuses an energy that hangs on another site
         if msg["is_observed"]:
+            density = msg["fn"].density if isinstance(msg["fn"], TiltFactor) else tilted(msg["fn"])
+            if density is not None:
+                self.fixed[name] = density
             return
         self.latent[name] = msg["fn"]
         self.values[name] = msg["value"].detach()
@@ -144,11 +148,12 @@ class Reading(Messenger):
 
 def tilted(fn: Any) -> EnergyBased | None:
     """The energy-based distribution that a site's distribution wraps, if it is one."""
-    fn = _innermost(fn)
+    fn = innermost(fn)
     return fn if isinstance(fn, EnergyBased) else None
 
 
-def _innermost(fn: Any) -> Any:
+def innermost(fn: Any) -> Any:
+    """The distribution within all that wrap it."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn

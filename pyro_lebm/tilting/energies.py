@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,15 +11,15 @@ from torch import Tensor
 from ..annealing.ratio import LogRatio
 from ..distribution import EnergyBased, annealed
 from ..programs.program import Program
-from ..programs.reading import tilted
-from .messenger import TiltedSite
+from ..programs.reading import noted, tilted
+from .messenger import TiltedSite, Tilting
 
 
 class Part(NamedTuple):
     """One energy of a program.
 
     Attributes:
-        sites: the latent sites that it is over.
+        sites: the latent sites that it is over, without those that are fixed.
         density: the unnormalised density, whose log Z is the energy's.
         batch: as many of it are there as this shape has elements.
         energy: of the values of all sites, ``{name: (*leading, *batch, *event)}`` to
@@ -42,8 +42,23 @@ def parts(program: Program) -> list[Part]:
     tilts = {id(fn.tilting): fn for fn in latent.values() if isinstance(fn, TiltedSite)}
     for fn in tilts.values():
         tilt = fn.tilting.tilt
-        found.append(Part(tuple(tilt.names), tilt.density(), fn.batch_shape, tilt.energy.of))
+        free = tuple(name for name in tilt.names if name in latent)
+        found.append(Part(free, tilt.density(), fn.batch_shape, _of_tilt(fn.tilting, free)))
     return found
+
+
+def _of_tilt(run: Tilting, free: Sequence[str]) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Of the tilt's sites alone; those that are fixed have the values of the run."""
+
+    def energy(values: Mapping[str, Tensor]) -> Tensor:
+        first = free[0]
+        lead = values[first].shape[: values[first].ndim - run.values[first].ndim]
+        here = {name: value.expand(lead + value.shape) for name, value in run.values.items()}
+        here |= {name: values[name] for name in free}
+        found: Tensor = run.tilt.energy.of({name: here[name] for name in run.tilt.names})
+        return found
+
+    return energy
 
 
 def _of_site(name: str, fn: Any, inner: EnergyBased) -> Callable[[Mapping[str, Tensor]], Tensor]:
@@ -54,8 +69,10 @@ def _of_site(name: str, fn: Any, inner: EnergyBased) -> Callable[[Mapping[str, T
 
 
 def unnormalised(program: Program) -> list[str]:
-    """Latent sites whose log density lacks a log Z that is not known."""
-    return [name for part in parts(program) if part.density.log_z is None for name in part.sites]
+    """Sites whose log density lacks a log Z that is not known: latent ones, or else fixed ones."""
+    latent = [name for part in parts(program) if part.density.log_z is None for name in part.sites]
+    fixed = noted(program.model, program.args, program.kwargs).fixed
+    return latent or [name for name, density in fixed.items() if density.log_z is None]
 
 
 def log_constants(program: Program, particles: int = 2048) -> Tensor:

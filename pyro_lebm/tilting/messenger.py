@@ -131,9 +131,10 @@ class Tilting(Messenger):
             self.values[name] = value.expand(shape)
             self.plates[name] = [f for f in msg["cond_indep_stack"] if f.vectorized]
 
-    def log_prior(self) -> Tensor:
-        """The sites' own log density, for each element."""
-        each = [self._fns[name].log_prob(self.values[name]) for name in self.tilt.names]
+    def log_prior(self, values: Sites | None = None) -> Tensor:
+        """The sites' own log density, for each element; at these values, of other sites' places."""
+        at = self.values if values is None else values
+        each = [self._fns[name].log_prob(at[name]) for name in self.tilt.names]
         return sum(each[1:], each[0])
 
     def say(self) -> None:

@@ -45,6 +45,10 @@ class OfSites(PyroModule):
         structure = self._coordinates[0].structure
         site = structure.sites[0]
         energy = self.energy(_Known(values, structure))
+        if not isinstance(energy, Tensor):
+            raise ValueError(
+                f"energy: expected a tensor, one number per element, got {type(energy).__name__}"
+            )
         shape = values[site.name].shape
         expected = shape[: len(shape) - site.event_dim]
         if energy.shape != expected:

@@ -9,10 +9,13 @@ import torch
 from pyro.distributions import MaskedDistribution
 from pyro.nn import PyroModule
 
+from ..conditional import ConditionalEnergyBased
 from ..dependence import leaves
+from ..distribution import EnergyBased
 from ..frozen import apart, held
 from ..programs.program import Program
-from ..programs.reading import Reading, noted
+from ..programs.reading import Reading, innermost, noted
+from .messenger import TiltedSite
 
 
 def read_sites(
@@ -23,7 +26,7 @@ def read_sites(
     Raises:
         ValueError: for a name that is no latent site, sites in different plates, one that depends
             on another latent site or on a parameter that the program does not hold, that carries a
-            mask, whose density differs from element to element, or is a `PyroSample`.
+            mask or an energy, whose density differs from element to element, or is a `PyroSample`.
     """
     _refuse_samples(program)
     with apart(program):
@@ -62,6 +65,7 @@ def _chosen(
                 f"{tuple(notes.latent[name].batch_shape)} of {name!r} in plates {around[name]}"
             )
         _refuse_mask(notes.latent[name], name)
+        _refuse_energy(notes.latent[name], name)
     sites = tuple(notes.site(name) for name in chosen)
     _refuse_dependence(program, notes, chosen)
     common = tuple(sorted(around[first], key=lambda name: notes.plates[name].dim))
@@ -87,6 +91,17 @@ def _refuse_mask(fn: Any, name: str) -> None:
                 "poutine.mask around all sites"
             )
         fn = getattr(fn, "base_dist", None)
+
+
+def _refuse_energy(fn: Any, name: str) -> None:
+    """Its own log Z would not be part of what the negatives' gradient is of."""
+    inner = innermost(fn)
+    if isinstance(fn, TiltedSite) or isinstance(inner, EnergyBased | ConditionalEnergyBased):
+        kind = "a tilt" if isinstance(fn, TiltedSite) else type(inner).__name__
+        raise ValueError(
+            f"sites: expected distributions that are normalised, got {kind} at {name!r}: add its "
+            "energy to that of the tilt, or leave the site out of `sites`"
+        )
 
 
 @torch.no_grad()

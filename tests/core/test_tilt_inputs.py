@@ -13,6 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from hierarchies import Hierarchy, Quadratic
+from pyro_lebm.distribution import EnergyBased
 from pyro_lebm.tilting.tilt import Tilt
 from untyped import poutine
 
@@ -61,6 +62,15 @@ def from_outside() -> None:
     pyro.sample("a", dist.Normal(OUTSIDE, 1.0))
 
 
+def with_energy() -> None:
+    pyro.sample("a", EnergyBased(lambda z: 1.5 * z, NORMAL))
+    pyro.sample("b", NORMAL)
+
+
+def tilted_before() -> None:
+    Tilt(two, zero, num_chains=4)()
+
+
 CASES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any], str]] = {
     "discrete": (discrete, zero, {}, "site 'k': expected a continuous latent"),
     "no site": (two, zero, {"sites": ["c"]}, r"sites: .* got \['c'\]"),
@@ -73,6 +83,9 @@ CASES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any], str]] = {
     "noise": (depends, zero, {"coordinates": "noise"}, "'noise' expects Gaussian sites"),
     "energy asks": (observed, lambda s: s["x"], {}, r"tilted sites, of which .* \['a'\], got 'x'"),
     "energy shape": (two, lambda s: s["a"][..., None], {}, "energy: expected one number"),
+    "energy of a site": (with_energy, zero, {}, "normalised, got EnergyBased at 'a'"),
+    "tilt of a tilt": (tilted_before, zero, {"name": "outer"}, "normalised, got a tilt at 'a'"),
+    "no tensor": (two, lambda s: 0.0, {}, "energy: expected a tensor, .* got float"),
     "chains": (two, zero, {"num_chains": 0}, "num_chains"),
 }
 
@@ -82,6 +95,40 @@ def test_bad_tilts_are_refused(case: str) -> None:
     program, energy, options, message = CASES[case]
     with pytest.raises(ValueError, match=message):
         Tilt(program, energy, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((3, zero), {}, "program: expected a callable, got int"),
+        ((two, 3.0), {}, "energy: expected a callable, got float"),
+        ((two, zero), {"example": 5}, "example: expected a tuple of arguments, got int"),
+    ],
+)
+def test_arguments_of_another_type_are_named(
+    arguments: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        Tilt(*arguments, **options)
+
+
+def test_sites_with_energies_may_stand_beside_those_that_are_tilted() -> None:
+    assert Tilt(with_energy, zero, sites=["b"], num_chains=4).names == ("b",)
+
+
+def test_values_at_the_edge_of_a_support_are_not_taken_for_arguments() -> None:
+    """Half of all draws of this Beta are within 1e-4 of 0 or 1, where a logit loses digits."""
+
+    class Edge(PyroModule):
+        def forward(self, unused: float) -> None:
+            pyro.sample("a", dist.Beta(0.3, 0.3))
+
+    tilt = Tilt(Edge(), zero, example=(0.0,), num_chains=4)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        at = dist.Beta(0.3, 0.3).sample(torch.Size((500,)))
+        with pyro.plate("rows", 500):
+            poutine.condition(tilt, {"a": at})(1.0)
 
 
 def test_a_site_may_depend_on_a_parameter_of_its_own_program_only() -> None:

@@ -33,6 +33,7 @@ from pyro_lebm.inference import (
 from pyro_lebm.inference.training.warmup import LatentScale
 from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
+from pyro_lebm.tilting.energies import energies
 from pyro_lebm.tilting.tilt import Tilt
 from untyped import poutine
 
@@ -229,3 +230,48 @@ def test_a_run_that_is_resumed_gives_the_same_numbers(coordinates: str, tmp_path
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(whole.prior.chains.position, resumed.prior.chains.position)
+
+
+class Beside(PyroModule):
+    """Tilted sites of which some are fixed, another latent site, data."""
+
+    def __init__(self, fixed: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.prior = Tilt(Hierarchy(), Counting(), num_chains=16)
+        self.fixed = fixed
+
+    def forward(self, series: Series) -> None:
+        with pyro.plate("sequences", series.total, subsample=series.index):
+            low = poutine.condition(self.prior, self.fixed)()
+            beside = pyro.sample("beside", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+            mean = (low + beside)[..., None, :]
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(2), obs=series.values)
+
+
+class Counting(torch.nn.Module):
+    """As many as there are sites: of the tilt's two, whatever is beside them."""
+
+    def forward(self, sites: dict[str, Tensor]) -> Tensor:
+        first: Tensor = sum(torch.ones_like(value[..., 0]) for value in sites.values())  # type: ignore[assignment]
+        return first
+
+
+AT = torch.full((N, 1), 0.4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("fixed", [{}, {"top": AT}])
+def test_an_energy_is_told_of_its_own_sites_alone(fixed: dict[str, Tensor]) -> None:
+    _, series = model_and_data()
+    model = Beside(fixed)
+    program = Program.read(model, series)
+    z = torch.zeros(3, N, program.dim, dtype=torch.float64)
+    found = energies(program, z)
+    assert found is not None
+    torch.testing.assert_close(found, torch.full((3, N), 2.0, dtype=torch.float64))
+
+
+def test_evidence_wants_the_constant_of_a_tilt_whose_sites_are_all_fixed() -> None:
+    _, series = model_and_data()
+    model = Beside({"top": AT, "low": AT})
+    with pytest.raises(ValueError, match="log Z is known, got none for tilt"):
+        log_evidence(LangevinGuide(model, series), series)
