@@ -44,7 +44,8 @@ class ConditionalEnergyBased(TorchDistribution):
         watch: called in each negative phase with the detached energies of positives and negatives.
 
     Raises:
-        ValueError: for fewer than one step, a step size <= 0, or a base of constrained support.
+        ValueError: for fewer than one step, a step size <= 0, a base of constrained support, or an
+            energy of another shape than one number per element.
 
     Example:
         >>> import pyro.distributions as dist
@@ -112,6 +113,11 @@ class ConditionalEnergyBased(TorchDistribution):
         z = value.flatten(value.ndim - len(self.event_shape))
         c = context.flatten(context.ndim - self.context_dim)
         energy: Tensor = self.energy(torch.cat([z, c.expand(*z.shape[:-1], -1)], -1))
+        if energy.shape != z.shape[:-1]:
+            raise ValueError(
+                f"energy: expected one number per element, shape {tuple(z.shape[:-1])}, got shape "
+                f"{tuple(energy.shape)}"
+            )
         return energy
 
     def log_prob(self, value: Tensor) -> Tensor:

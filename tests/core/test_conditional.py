@@ -167,3 +167,14 @@ def test_bad_settings_are_refused() -> None:
 
     with pytest.raises(ValueError, match="base: expected an unconstrained support"):
         ConditionalEnergyBased(ENERGY, Positive(), c)
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1)])
+def test_an_energy_is_one_number_per_element(shape: tuple[int, ...]) -> None:
+    class Wrong(nn.Module):
+        def forward(self, zc: Tensor) -> Tensor:
+            return torch.zeros(shape)
+
+    density = ConditionalEnergyBased(Wrong(), Unit(), torch.zeros(3, 1))
+    with pytest.raises(ValueError, match=r"one number per element, shape \(3,\), got shape"):
+        density.log_prob(torch.zeros(3, 1))
