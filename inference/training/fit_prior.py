@@ -171,6 +171,16 @@ class _TiltAlone(nn.Module):
             raise ValueError(
                 f"draws: expected values of {list(self.prior.names)}, got none of {missing}"
             )
+        events = {site.name: site for site in self.prior.own.structure.sites}
+        counts = {len(draws[name]) for name in self.prior.names if draws[name].ndim}
+        for name in self.prior.names:
+            expected = tuple(events[name].transform.forward_shape(events[name].event))
+            if len(counts) != 1 or tuple(draws[name].shape[1:]) != expected:
+                shapes = {n: tuple(draws[n].shape) for n in self.prior.names}
+                raise ValueError(
+                    f"draws: expected as many of each site, of {name!r} (n, *{expected}), got "
+                    f"{shapes}"
+                )
         return self.prior.own.rows(draws)
 
     @contextmanager

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from .digits import SPLITS, Split
@@ -71,16 +70,22 @@ def svhn(folder: str | os.PathLike[str], split: Split = "train") -> tuple[Tensor
     try:
         found = loadmat(path)
         pixels, labels = found["X"], found["y"]
-    except (MatReadError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # a damaged file may fail in any way
         raise ValueError(f"{path}: expected a MATLAB file with X and y, got {error!r}") from error
     if (
-        pixels.shape[:3] != (32, 32, 3)
+        pixels.ndim != 4
+        or pixels.shape[:3] != (32, 32, 3)
         or pixels.dtype != np.uint8
         or labels.size != pixels.shape[-1]
+        or not labels.size
+        or labels.dtype.kind not in "uif"
+        or not np.isin(labels, np.arange(11)).all()
     ):
         raise ValueError(
-            f"{path}: expected bytes X (32, 32, 3, n) and n labels y, got X {pixels.shape} of "
-            f"{pixels.dtype} and y {labels.shape}"
+            f"{path}: expected bytes X (32, 32, 3, n) and n labels y from 0 to 10, got X "
+            f"{pixels.shape} of {pixels.dtype} and y {labels.shape} of {labels.dtype}"
         )
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1))).float() / 255
     digits = torch.from_numpy(labels.reshape(-1).astype(np.int64)) % 10  # its 0 is written as 10

@@ -158,6 +158,9 @@ def test_draws_of_a_tilt_are_needed_of_all_its_sites() -> None:
     tilt = ExactTilt(Hierarchy(), Quadratic())
     with pytest.raises(ValueError, match=r"draws: expected values of .* got none of \['low'\]"):
         fit_prior(tilt, {"top": torch.zeros(3, 1)}, max_steps=1)
+    for other in (torch.zeros(4, 1), torch.zeros(3, 2)):
+        with pytest.raises(ValueError, match="draws: expected as many of each site, of"):
+            fit_prior(tilt, {"top": torch.zeros(3, 1), "low": other}, max_steps=1)
     with pytest.raises(ValueError, match=r"draws: expected shape \(n, 2\)"):
         fit_prior(tilt, torch.zeros(3, 4), max_steps=1)
 

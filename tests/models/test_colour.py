@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,27 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         svhn(tmp_path)
     with pytest.raises(ValueError, match="split"):
         svhn(tmp_path, "all")
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "text", "nan", "none", "large"])
+def test_damaged_svhn_files_are_refused(damage: str, tmp_path: Path) -> None:
+    path, pixels = tmp_path / "test_32x32.mat", np.zeros((32, 32, 3, 4), np.uint8)
+    labels: Any = {
+        "text": np.array([["a"] * 4]),
+        "nan": np.full((4, 1), np.nan),
+        "large": np.full((4, 1), 30),
+    }.get(damage, np.ones((4, 1)))
+    if damage == "none":
+        pixels, labels = pixels[..., :0], labels[:0]
+    savemat(path, {"X": pixels, "y": labels}, do_compression=damage == "flipped")
+    whole = bytearray(path.read_bytes())
+    if damage == "short":
+        whole = whole[:1000]
+    elif damage == "flipped":
+        whole[len(whole) // 2] ^= 255
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"test_32x32\.mat: expected"):
+        svhn(tmp_path, "test")
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 5), (3, 4, 2, 5)])
