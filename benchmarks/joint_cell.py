@@ -44,7 +44,10 @@ def told(cell: Cell, folder: Path) -> dict[str, Any] | None:
     path = folder / f"{cell.name}.json"
     if not path.exists():
         return None
-    found: dict[str, Any] = json.loads(path.read_text())
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        return None
     return found if found["key"] == key(cell) else None
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from irregular_sines import write_json
-from joint_cell import told
+from joint_cell import key, told
 from joint_data import DATA
 from joint_models import ABLATIONS, ROWS, Cell
 from joint_ode import ODE_ROWS
@@ -55,11 +55,9 @@ def run(args: argparse.Namespace, folder: Path, results: Path) -> Path:
     before = json.loads(path.read_text()) if path.exists() else {}
     report = {"about": about, "seeds": before["seeds"] if before.get("about") == about else {}}
     wanted = [
-        Cell(row=row, seed=seed, **settings)
-        for seed in range(args.seeds)
-        for row in args.rows
-        if row not in report["seeds"].get(str(seed), {})
+        Cell(row=row, seed=seed, **settings) for seed in range(args.seeds) for row in args.rows
     ]
+    wanted = [cell for cell in wanted if not _there(cell, report["seeds"])]
     folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(wanted), unit="row") as bar, ThreadPoolExecutor(WORKERS) as pool:
 
@@ -75,12 +73,19 @@ def run(args: argparse.Namespace, folder: Path, results: Path) -> Path:
             for cell, future in zip(wanted, done, strict=True):
                 found = future.result()
                 rows = report["seeds"].setdefault(str(cell.seed), {})
-                rows[cell.row] = {**found["row"], "made": found["made"]}
+                code = found["key"]["code"]
+                rows[cell.row] = {**found["row"], "made": found["made"], "code": code}
                 write_json(path, report)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return path
+
+
+def _there(cell: Cell, seeds: dict[str, Any]) -> bool:
+    """Whether there are figures of the row, by the code as it stands."""
+    found = seeds.get(str(cell.seed), {}).get(cell.row)
+    return found is not None and found.get("code") == key(cell)["code"]
 
 
 def _work(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def test_rows_are_trained_measured_and_told(tmp_path: Path) -> None:
     assert math.isfinite(joint["evidence"]["estimate"]) and "evidence" not in told["conditional"]
     text = render({**found, "seeds": {"0": {**told, "ode_joint": ode}}})
     assert all(name in text for name in rows) and "nan" not in text
+    assert all("code" in row for row in found["seeds"]["0"].values())
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*_seed0.json")}
     run(*options, folder=tmp_path)  # taken up: nothing is trained again
     assert before == {p: p.stat().st_mtime_ns for p in before}
