@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyro.nn import PyroModule
+from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
@@ -71,6 +72,16 @@ def refuse_unregistered(parameters: list[Tensor]) -> None:
                     "never move; hold the module in a PyroModule, call pyro.module, or freeze it "
                     "with requires_grad_(False)"
                 )
+
+
+def unseen() -> bool:
+    """Whether what runs now is hidden from SVI's step: a run for the shapes of a program is."""
+    within = False
+    for handler in _PYRO_STACK:
+        if within and isinstance(handler, BlockMessenger):
+            return True
+        within = within or (isinstance(handler, TraceMessenger) and handler.param_only)
+    return False
 
 
 def refuse_dependence(energy: Callable[[Tensor], Tensor], base: Distribution) -> None:

@@ -18,7 +18,14 @@ from .annealing.bridge import Path
 from .annealing.ratio import LogRatio
 from .annealing.smc import Population, annealed_smc
 from .base import white_metric
-from .dependence import announce, leaves, refuse_dependence, refuse_hidden, refuse_unregistered
+from .dependence import (
+    announce,
+    leaves,
+    refuse_dependence,
+    refuse_hidden,
+    refuse_unregistered,
+    unseen,
+)
 from .frozen import frozen
 
 Energy = Callable[[Tensor], Tensor]
@@ -144,7 +151,7 @@ class EnergyBased(TorchDistribution):
             )
         announce(energy)
         refuse_dependence(energy, base)
-        self.energy, self.base, self.learn = energy, base, learn
+        self.energy, self.base, self.learn, self.unseen = energy, base, learn, unseen()
         self.negatives, self.sampler, self.watch = negatives, sampler, watch
         self.constant = log_z if isinstance(log_z, LogRatio) else None
         self.log_z = log_z.estimate if isinstance(log_z, LogRatio) else log_z
@@ -182,6 +189,8 @@ class EnergyBased(TorchDistribution):
         parameters = leaves(log_density, value)
         if parameters:
             refuse_hidden(self.energy, leaves(energy, value))
+            if not self.unseen:  # here too: where Pyro knows none, there is no backward pass
+                refuse_unregistered(parameters)
             log_density = self.contrasted(log_density, energy, parameters)
         return log_density
 
@@ -233,7 +242,7 @@ class EnergyBased(TorchDistribution):
 
 
 # by `expand`
-_KEPT = ("energy", "base", "learn", "negatives", "sampler", "watch", "log_z", "constant")
+_KEPT = ("energy", "base", "learn", "unseen", "negatives", "sampler", "watch", "log_z", "constant")
 
 _NO_CLOSED_FORM = (
     "EnergyBased: {} has no closed form for an unnormalised density; estimate it from draws"

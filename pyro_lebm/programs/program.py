@@ -172,7 +172,8 @@ class Program(Layout):
     def log_prior(self, z: Tensor) -> Tensor:
         """Log density of the latent sites alone, from a run that stops at the last of them.
 
-        Unlike in `log_parts` parameters are live: gradients reach them.
+        Unlike in `log_parts` parameters are live: gradients reach them; and the density is bare:
+        masks and scales within the program are left out, as those of data.
 
         Args:
             z: positions ``(*leading, *elements, dim)``.
