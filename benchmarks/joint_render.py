@@ -23,18 +23,20 @@ PAIRS = (
     ("two_stage", "hvae"),
     ("two_stage", "lebm_network"),
     ("joint_network", "joint_concatenated"),
-    ("joint_network", "joint_no_contrast"),
+    ("joint_network", "joint_own"),
+    ("joint_own", "joint_no_contrast"),
     ("joint_sigma", "hvae_sigma"),
     ("joint_4", "hvae_4"),
     ("joint_8", "hvae_8"),
 )
 COMPARED: dict[str, tuple[Get, float]] = {
     "Frechet": (at("fidelity", "frechet"), 1.0),
-    "kernel x 100": (at("fidelity", "kernel"), 100.0),
+    "kernel / 1,000": (at("fidelity", "kernel"), 1e-3),
     "reconstruction x 100": (at("reconstruction"), 100.0),
     "log p(x), nats": (at("evidence", "estimate"), 1.0),
     "AUPRC, log joint": (at("anomalies", "log joint", "auprc"), 1.0),
     "AUROC, log joint": (at("anomalies", "log joint", "auroc"), 1.0),
+    "AUPRC, prior": (at("anomalies", "prior", "auprc"), 1.0),
 }
 
 
@@ -55,13 +57,8 @@ def render_into(results: Path, tables: Path) -> None:
 def render(report: dict[str, Any]) -> str:
     """One data set."""
     about = report["about"]
-    rows = {
-        name: [seed[name] for seed in report["seeds"].values() if name in seed]
-        for name in [*ROWS, *ABLATIONS]
-    }
-    ode = {
-        name: [seed[name] for seed in report["seeds"].values() if name in seed] for name in ODE_ROWS
-    }
+    rows = {name: _seeds_of(report, name) for name in [*ROWS, *ABLATIONS]}
+    ode = {name: _seeds_of(report, name) for name in ODE_ROWS}
     rows = {name: seeds for name, seeds in rows.items() if seeds}
     command = "python benchmarks/joint_prior.py"
     if (about["data"], about["scale"]) != ("digits", "small"):
@@ -69,11 +66,12 @@ def render(report: dict[str, Any]) -> str:
     every = [seed for seeds in (*rows.values(), *ode.values()) for seed in seeds]
     first, commits = every[0], sorted({seed["made"]["commit"] for seed in every})
     accuracy = mean(values(every, at("features_accuracy")))
+    counts = sorted({len(seeds) for seeds in (*rows.values(), *ode.values()) if seeds})
     head = (
         f"## Joint energy priors, {about['data']}: `{command}`\n\n"
-        f"{len(report['seeds'])} seeds, at most {about['steps']} steps and {about['seconds']:g} s "
-        f"of a processor a row (latent ODEs: the seconds alone), {about['scale']} sizes, "
-        f"learning rate {about['learning_rate']:g}; "
+        f"{' or '.join(map(str, counts))} seeds, at most {about['steps']} steps and "
+        f"{about['seconds']:g} s of a processor a row (latent ODEs: the seconds alone), "
+        f"{about['scale']} sizes, learning rate {about['learning_rate']:g}; "
         f"{first['made']['hardware']}, torch {first['made']['torch']}, commit {', '.join(commits)}."
         " Mean over seeds with the half-width "
         "of its 95 % t interval. Distances are in the features of a classifier of the same images "
@@ -84,12 +82,18 @@ def render(report: dict[str, Any]) -> str:
     return "\n\n".join([head, *(part for part in parts if part), *_latent_ode(ode)])
 
 
+def _seeds_of(report: dict[str, Any], name: str) -> Seeds:
+    """Figures of a row, each with its seed."""
+    every = report["seeds"].items()
+    return [{**rows[name], "seed": seed} for seed, rows in every if name in rows]
+
+
 def _quality(rows: dict[str, Seeds]) -> str:
     columns: dict[str, tuple[Get, float]] = {
         "Frechet": (at("fidelity", "frechet"), 1.0),
         "floor": (at("fidelity", "frechet_floor"), 1.0),
-        "kernel x 100": (at("fidelity", "kernel"), 100.0),
-        "floor ": (at("fidelity", "kernel_floor"), 100.0),
+        "kernel / 1,000": (at("fidelity", "kernel"), 1e-3),
+        "floor ": (at("fidelity", "kernel_floor"), 1e-3),
         "reconstruction x 100": (at("reconstruction"), 100.0),
         "log p(x), nats": (at("evidence", "estimate"), 1.0),
         "gap": (at("evidence", "gap"), 1.0),
@@ -210,12 +214,21 @@ def _differences(
     lines = []
     for a, b in pairs:
         if a in rows and b in rows and min(len(rows[a]), len(rows[b])) > 1:
-            line = [f"{a} less {b}"]
+            both = {seed["seed"] for seed in rows[a]} & {seed["seed"] for seed in rows[b]}
+            line = [f"{a} less {b} ({len(both)} seeds)"]
             for get, factor in of.values():
-                x, y = values(rows[a], get), values(rows[b], get)
-                line.append(_interval(x, y, factor) if len(x) == len(y) > 1 else "")
+                x, y = _by_seed(rows[a], rows[b], get)
+                line.append(_interval(x, y, factor) if len(x) > 1 else "")
             lines.append(line)
     return "Paired differences by seed, 95 % t intervals:\n\n" + table(["rows", *of], lines)
+
+
+def _by_seed(one: Seeds, other: Seeds, get: Get) -> tuple[list[float], list[float]]:
+    """Figures of the seeds that both have."""
+    theirs = {seed["seed"]: get(seed) for seed in other}
+    pairs = [(get(seed), theirs.get(seed["seed"])) for seed in one]
+    found = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return [x for x, _ in found], [y for _, y in found]
 
 
 def _interval(x: list[float], y: list[float], factor: float) -> str:
