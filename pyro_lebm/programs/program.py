@@ -22,7 +22,7 @@ from ..recorded.density import Density
 from ..recorded.sources import Attached
 from .layout import Layout
 from .reading import MANY, Enough, Reading, noted, reading, unvalidated
-from .scoring import Score, ScoreLatent, ScoreTogether
+from .scoring import Score, ScoreLatent, ScoreTogether, check_met
 
 Model = Callable[..., Any]
 
@@ -301,6 +301,7 @@ class Program(Layout):
         cheap = values is not None
         with reading(until, given=given, cheap=cheap) as notes, around or nullcontext():
             self.model(*self.args, **self.kwargs)
+        check_met([site.name for site in self.sites], notes.values)
         return notes
 
     def _draws_at_once(self, n: int, given: Mapping[str, Tensor]) -> Tensor:

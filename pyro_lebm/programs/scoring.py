@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -63,12 +63,17 @@ class Fixing(Messenger):
         Raises:
             ValueError: naming those that it has not.
         """
-        missing = set(self.values) - self.met
-        if missing:
-            raise ValueError(
-                f"model: expected the latent sites {list(self.values)}, got a run without "
-                f"{sorted(missing)}; which sites there are must not depend on their values"
-            )
+        check_met(list(self.values), self.met)
+
+
+def check_met(sites: Sequence[str], met: Container[str]) -> None:
+    """Raise ValueError, naming them, for latent sites that a run has not met."""
+    missing = sorted(name for name in sites if name not in met)
+    if missing:
+        raise ValueError(
+            f"model: expected the latent sites {list(sites)}, got a run without {missing}; which "
+            "sites there are must not depend on their values"
+        )
 
 
 class Score(Fixing):

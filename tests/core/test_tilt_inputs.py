@@ -184,3 +184,14 @@ def test_a_program_without_the_sites_it_had_is_refused() -> None:
     fixed = poutine.condition(tilt, {"top": torch.zeros(1).double()})
     with pytest.raises(ValueError, match=r"a run without \['low'\]"):
         fixed()
+
+
+def test_a_site_of_one_branch_alone_is_named() -> None:
+    def branchy() -> None:
+        if bool(pyro.sample("a", NORMAL) > 0):
+            pyro.sample("b", NORMAL)
+
+    with pytest.raises(ValueError, match=r"a run without \['b'\]"):
+        for seed in range(20):  # the first reading meets both, a later draw does not
+            torch.manual_seed(seed)
+            Tilt(branchy, zero, num_chains=4)()
