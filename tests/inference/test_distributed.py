@@ -71,6 +71,11 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], *names: str) -> None
             assert torch.equal(one[name], other[name]), name
 
 
+def test_one_worker_has_all_of_this_file(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("loadgroup", False):
+        assert request.node.nodeid.endswith("@ranks")
+
+
 def test_ranks_share_parameters_and_keep_their_own_chains(both: Found) -> None:
     first, second = both
     one, other = first["whole"], second["whole"]
