@@ -47,9 +47,10 @@ class Effort:
     population: int = 100  # draws of each independent annealing
     told: int = 50  # sequences of each kind that scores are to tell apart
     annealed: int = 16  # draws of each
+    factors: int = 100  # that latents are asked about, of those that stand still and that move
 
 
-FULL, QUICK = Effort(), Effort(20, 6, 6, 20, 4, 6, 4)
+FULL, QUICK = Effort(), Effort(20, 6, 6, 20, 4, 6, 4, 1)
 
 
 def effort_of(cell: Cell) -> Effort:
@@ -170,7 +171,8 @@ def _quickly_annealed(row: Row, series: Series, effort: Effort) -> Draws:
 def meaning(row: Row, known: Known, effort: Effort) -> Figures:
     """Which latents know what, of the posterior means of whole sequences."""
     z = _quickly_annealed(row, known.series, effort).flat("z0").mean(0)
-    factors = {**known.static, **known.moving}
+    kinds = known.static, known.moving
+    factors = {name: kind[name] for kind in kinds for name in [*kind][: effort.factors]}
     s = row.model.static
     found: Figures = {
         "mig": mutual_information_gap(z, factors),

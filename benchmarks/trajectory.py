@@ -223,14 +223,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats: a check that it runs")
     parser.add_argument("--repeats", type=int, default=31)
     args = parser.parse_args()
-    repeats = 5 if args.quick else args.repeats
+    repeats = 2 if args.quick else args.repeats
 
     torch.set_num_threads(1)
     keep_memory()
     torch.manual_seed(0)
-    field, emission = fitted_field(), GaussianEmission(LATENT, 1, (WIDTH,), scale=SCALE)
+    field = fitted_field(300 if args.quick else 3000)
+    emission = GaussianEmission(LATENT, 1, (WIDTH,), scale=SCALE)
     results = [measure(field, emission, points, repeats) for points in (100, 1000)]
-    step = measure_step(field, emission, float(results[0]["step_size"]), max(3, repeats // 3))  # type: ignore[arg-type]
+    step = measure_step(field, emission, float(results[0]["step_size"]), max(2, repeats // 3))  # type: ignore[arg-type]
     report = {
         "threads": 1,
         "torch": torch.__version__,
