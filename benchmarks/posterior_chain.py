@@ -89,10 +89,10 @@ def with_diffrax(device: str) -> bool:
     return found
 
 
-def chain(log_density: LogDensity, z: Tensor) -> Tensor:
-    """K gradients, and the Langevin steps between them."""
+def chain(log_density: LogDensity, z: Tensor, gradients: int) -> Tensor:
+    """As many gradients, and the Langevin steps between them."""
     state = evaluate(log_density, z)
-    for _ in range(STEPS - 1):
+    for _ in range(gradients - 1):
         state = ula_step(log_density, state, SIZE)
     return state.position
 
@@ -135,7 +135,12 @@ def models(
 
 
 def measure_chain(
-    size: Size, field: MLPField, points: int, repeats: int, device: str = "cpu"
+    size: Size,
+    field: MLPField,
+    points: int,
+    repeats: int,
+    device: str = "cpu",
+    gradients: int = STEPS,
 ) -> dict[str, Any]:
     """CPU time of a chain (on a GPU: time), engine by engine."""
     times = irregular_sines(1, points=points, seed=1).times
@@ -160,7 +165,7 @@ def measure_chain(
     def under(kind: str, name: Engine) -> Callable[[], Tensor]:
         def run() -> Tensor:
             with engine(name):
-                return chain(programs[kind].log_density, z0)
+                return chain(programs[kind].log_density, z0, gradients)
 
         return run
 
@@ -169,15 +174,16 @@ def measure_chain(
         for kind, names in engines(device).items()
         for name in names
     }
-    peers: dict[str, Callable[[], object]] = {"dopri5": lambda: chain(peer, z0)}
+    peers: dict[str, Callable[[], object]] = {"dopri5": lambda: chain(peer, z0, gradients)}
     if in_jax is not None:
-        peers["diffrax"] = in_jax.chain(z0, STEPS, SIZE)
+        peers["diffrax"] = in_jax.chain(z0, gradients, SIZE)
     seconds = interleaved({**runs, **peers}, repeats, device)
     steps = math.ceil(float(times.max()) / step - 1e-6)
-    work = STEPS * multiplications(size, points, steps)
+    work = gradients * multiplications(size, points, steps)
     return {
         "size": size.name,
         "points": points,
+        "gradients": gradients,
         "steps": steps,
         "error_ours": error,
         "error_dopri5": theirs[0],
