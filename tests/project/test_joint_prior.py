@@ -103,3 +103,20 @@ def test_sections_are_replaced_and_not_repeated(tmp_path: Path) -> None:
     render_into(tmp_path, tables)
     assert tables.read_text() == first and first.startswith("# Results\n\nBefore.")
     assert first.count("begin joint digits_small") == 1
+
+
+def test_rows_are_paired_by_the_seeds_that_both_have() -> None:
+    def row(frechet: float) -> dict[str, Any]:
+        made = {"hardware": "h", "torch": "t", "commit": "c"}
+        return {"fidelity": {"frechet": frechet}, "made": made}
+
+    about = {"data": "digits", "scale": "small", "seconds": 1.0, "steps": 9, "learning_rate": 0.1}
+    seeds = {
+        "0": {"hvae": row(10.0)},
+        "1": {"hvae": row(50.0), "joint_network": row(20.0)},
+        "2": {"hvae": row(60.0), "joint_network": row(30.0)},
+    }
+    text = render({"about": about, "seeds": seeds})
+    assert "2 or 3 seeds" in text
+    (line,) = (x for x in text.splitlines() if x.startswith("| joint_network less hvae"))
+    assert line.split("|")[1:3] == [" joint_network less hvae (2 seeds) ", " -30 [-30, -30] "]
