@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pyro
 import torch
@@ -24,13 +22,13 @@ from .emissions import GaussianEmission
 from .fields import Driven, MLPField
 from .fused import Seen, observation
 from .initial import check_initial, initial
-from .saved import SavedModel
+from .sequence_model import SequenceModel
 from .slices import SeenInSlices, check_each_time_alone
 from .solving import check_solver, fits
 from .static import Driving, beside
 
 
-class LatentODE(SavedModel):
+class LatentODE(SequenceModel):
     r"""A latent state that an ODE carries through time, seen through an emission.
 
     .. math:: z_0 = [z_s, z_d] \sim p(z_0), \quad \frac{dz_d}{dt} = F(t, z_d, u(t)), \quad
@@ -152,7 +150,7 @@ class LatentODE(SavedModel):
         with self._sequences(series, n):
             z0 = initial(self.prior)
             if series is not None:
-                self._check_series(series)
+                self._check_series(series, self.step_size.dtype)
                 seen = self._seen(z0, series)
                 values = seen.values if isinstance(seen, SeenPath) else series.filled
                 pyro.sample("x", seen, obs=values)
@@ -160,13 +158,6 @@ class LatentODE(SavedModel):
                 path = self.path(z0, times, covariates)
                 pyro.sample("x_new", self._emit(self.emission, path).to_event(2))
         return z0
-
-    @contextmanager
-    def _sequences(self, series: Series | None, n: int | None) -> Iterator[None]:
-        index = None if series is None or _whole(series) else series.index
-        size = series.total if series is not None else n
-        with pyro.plate("sequences", size, subsample=index, dim=-1):
-            yield
 
     def _seen(self, z0: Tensor, series: Series) -> TorchDistribution:
         # Read once: to fetch a submodule of a PyroModule costs.
@@ -186,16 +177,6 @@ class LatentODE(SavedModel):
         static = (self.static, self.static_in_field)
         seen = Seen(series, field, emission, self.t0, self.method, self._step, *static)
         return observation(seen, z0, eager)
-
-    def _emit(self, emission: Callable[..., Any], path: Tensor) -> TorchDistribution:
-        x: TorchDistribution = emission(path)
-        expected = (*path.shape[:-1], self.observed)
-        if x.batch_shape != expected:
-            raise ValueError(
-                f"emission: expected {self.observed} features, batch shape {expected} for a path "
-                f"of shape {tuple(path.shape)}, got batch shape {tuple(x.batch_shape)}"
-            )
-        return x
 
     # Trajectories
 
@@ -278,23 +259,6 @@ class LatentODE(SavedModel):
         if not fits(self, field, z0, probe.times):
             self._choose(field, z0, probe.times, share=0.8)
 
-    # Using a fitted model
-
-    @torch.no_grad()
-    def generate(self, n: int, times: Tensor, covariates: Tensor | None = None) -> Tensor:
-        """``n`` new sequences ``(n, T, D)`` at ``times``, drawn from the model itself.
-
-        Raises:
-            ValueError: for fewer than one sequence.
-        """
-        if n < 1:
-            raise ValueError(f"n: expected at least 1, got {n}")
-        with pyro.poutine.block(), pyro.poutine.trace() as trace:
-            self(times=times, n=n, covariates=covariates)
-        x = trace.trace.nodes["x_new"]["value"]
-        assert isinstance(x, Tensor)
-        return x
-
     def structure(self) -> dict[str, str]:
         """What equal weights do not tell: sizes, the time of ``z0``, which functions they serve."""
         static = f"{self.static}, in the field: {self.static_in_field}"
@@ -304,24 +268,3 @@ class LatentODE(SavedModel):
         super()._load_from_state_dict(*args, **kwargs)
         step = float(self.step_size)
         self._step = step if step == step else None
-
-    def _check_series(self, series: Series) -> None:
-        if series.observed != self.observed:
-            raise ValueError(
-                f"series: expected {self.observed} features an observation, got {series.observed}"
-            )
-        if series.values.dtype != self.step_size.dtype:
-            raise ValueError(
-                f"series: expected {self.step_size.dtype} as the model is, got "
-                f"{series.values.dtype}; use series.to(dtype=...) or model.to(...)"
-            )
-
-
-def _whole(series: Series) -> bool:
-    """Whether it is its whole data set, in order."""
-    if series not in _WHOLE:  # once: the host waits for its GPU
-        _WHOLE[series] = len(series) == series.total and bool((series.index.diff() == 1).all())
-    return _WHOLE[series]
-
-
-_WHOLE: WeakKeyDictionary[Series, bool] = WeakKeyDictionary()
