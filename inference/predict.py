@@ -51,7 +51,8 @@ def posterior_predict(
 
     Raises:
         ValueError: if draws and series disagree, times are not increasing, covariates are missing,
-            or the model does not sample ``"x_new"`` in its plate of sequences.
+            or the model does not sample ``"x_new"`` in its plate of sequences; for other times than
+            the series' own, if the model's latent sites belong to those (`bound_to_times`).
 
     Example:
         >>> def model(series=None, *, times=None, n=None, covariates=None):
@@ -67,6 +68,8 @@ def posterior_predict(
     """
     check_sequences(draws, series)
     arguments = _new_points(series, times, covariates)
+    if getattr(model, "bound_to_times", False):
+        _refuse_other_times(series, arguments["times"])
     parts = []
     for values, size in _batches(draws, batch_size):
         nodes = _run(model, values, size, **arguments)
@@ -179,6 +182,15 @@ def prior_draws(
             )
     samples = {name: torch.cat([part[name] for part in parts])[None] for name in parts[0]}
     return Draws(samples, method="prior")
+
+
+def _refuse_other_times(series: Series, times: Tensor) -> None:
+    known = series.times.expand(len(series), -1)
+    if times.shape[-1] != known.shape[-1] or not torch.equal(times.expand_as(known), known):
+        raise ValueError(
+            "times: expected those of series, as each step of this model was drawn between two of "
+            "them, got others; for a forecast give a series whose end is hidden"
+        )
 
 
 def _run(

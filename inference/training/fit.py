@@ -84,8 +84,9 @@ def fit(
         model: a Pyro program, called with a minibatch; its parameters are its own attributes.
             Optional: `refresh(series)`, called at the start of each epoch; submodules with
             `learning` (energy priors) and `statistics()`.
-        guide: the guide, called likewise. Optional: `loss_name`, `schedule(progress)`,
-            `statistics()`, `posterior(series, draws)`.
+        guide: the guide, called likewise. Optional: `loss_name`, `elbo`, `schedule(progress)`,
+            `statistics()`, `posterior(series, draws)`, and `offered(series)`: what of a minibatch
+            the guide is given, what the model is scored on, and how much that counts.
         series: the data.
         max_steps: stop after so many steps. At least one of this and `max_seconds` is needed.
         max_seconds: stop after so many seconds. The numbers then depend on the machine's speed.
@@ -107,7 +108,7 @@ def fit(
             observations, in time, to all of them: long paths are learned from their beginnings
             (:class:`~pyro_lebm.inference.training.horizon.Horizon`).
         energy_from: fraction of the run before which energy priors are held fixed.
-        elbo: the loss; None: `pyro.infer.Trace_ELBO()`.
+        elbo: the loss; None: the guide's own class `elbo` if it has one, or `Trace_ELBO`.
         validation: `(given, target)`, the same sequences with fewer and with more points observed.
             What `given` hides is scored by the mean log predictive density under draws of
             `guide.posterior(given, ...)`; at the end the modules hold the state that scored best.
@@ -208,7 +209,7 @@ def fit(
         pyro.set_rng_seed(seed)
     ranks.part_ways()
     if elbo is None:
-        elbo = Trace_ELBO()
+        elbo = getattr(guide, "elbo", Trace_ELBO)()
     profiled = Profile(profile, series.values.device, ranks.rank)
     if profiled.clock is not None:
         elbo = in_parts(elbo)

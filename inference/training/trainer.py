@@ -196,7 +196,7 @@ class Training:
             rate = self._set_progress(progress)
             # `prepare` ran with Pyro's checks on; from here on a NaN is the guard's to see.
             with pyro.validation_enabled(False), timed("parameters' gradient"):
-                loss = float(self.svi.step(batch))
+                loss = float(self.svi.step(self._offer(batch)))
         except FAULTS as error:
             return Fault(str(error))
         statistics = self.ranks.mean(self._statistics())
@@ -218,6 +218,16 @@ class Training:
         if due and self.guard.calm(statistics):
             self.guard.keep(self.state(modules))
         return None
+
+    def _offer(self, batch: Series) -> Series:
+        """What of a minibatch the model is scored on; the guide may be given something else."""
+        offered = getattr(self.guide, "offered", None)
+        if not callable(offered):
+            return batch
+        model, guide = self.programs
+        scored: Series
+        guide.given, scored, model.weight = offered(batch)
+        return scored
 
     def _batch(self) -> Series:
         if self.position >= len(self.order):

@@ -1,13 +1,16 @@
-"""KL warm-up: the latent sites count little at first."""
+"""What the sites of a training step count: latent ones little at first, data for what is seen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
+from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 
 from pyro_lebm.factor import TiltFactor
+from pyro_lebm.series import Series
 
 
 class LatentScale(Messenger):
@@ -38,16 +41,39 @@ class LatentScale(Messenger):
             msg["scale"] = msg["scale"] * self.scale
 
 
+class DataScale(Messenger):
+    """Scales the log-probability of what is observed, for data that are scored in part."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not isinstance(msg["fn"], Unit | TiltFactor):
+            msg["scale"] = msg["scale"] * self.scale
+
+
 class Warm:
-    """A program whose latent sites are scaled by what `scale` holds at the time of the call."""
+    """A program in a training step.
+
+    Attributes:
+        scale: of its latent sites.
+        weight: of its observed sites.
+        given: what it is called with in the place of the minibatch; None: the minibatch.
+    """
 
     def __init__(self, program: Callable[..., Any]) -> None:
         self.program = program
-        self.scale = 1.0
+        self.scale, self.weight = 1.0, 1.0
+        self.given: Series | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program."""
-        if self.scale == 1.0:
-            return self.program(*args, **kwargs)
-        with LatentScale(self.scale):
+        if self.given is not None:
+            args = (self.given, *args[1:])
+        with ExitStack() as stack:
+            if self.scale != 1.0:
+                stack.enter_context(LatentScale(self.scale))
+            if self.weight != 1.0:
+                stack.enter_context(DataScale(self.weight))
             return self.program(*args, **kwargs)
