@@ -12,6 +12,8 @@ from .guides.encoder_guide import EncoderGuide
 from .guides.encoders import GRUEncoder, ODERNNEncoder
 from .guides.guide import Guide
 from .guides.langevin_guide import LangevinGuide
+from .guides.path_encoder import PathEncoder
+from .guides.path_guide import PathGuide
 from .guides.readers import ConvolutionalReader
 from .guides.refined_guide import RefinedGuide
 from .out_of_distribution import strangeness
@@ -48,6 +50,8 @@ __all__ = [
     "LostRank",
     "NumPyroMCMC",
     "ODERNNEncoder",
+    "PathEncoder",
+    "PathGuide",
     "PointEstimate",
     "RefinedGuide",
     "Tempered",

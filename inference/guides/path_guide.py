@@ -1,0 +1,227 @@
+"""A guide for models that go step by step: the noise of each step given the state before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_lebm.programs.program import Model, Program
+from pyro_lebm.series import Series
+
+from ..draws import Draws
+from .guide import Guide
+from .noised_path import NoisedPath, TargetedPath, Walk
+from .path_encoder import PathEncoder
+
+WIDE = 0.5413  # softplus of it is 1
+Training = Literal["samples", "diffusion"]
+
+
+class Offered(NamedTuple):
+    """What of a minibatch the guide is given, what the model is scored on, and how much it counts.
+
+    See `PathGuide.offered`.
+    """
+
+    given: Series
+    scored: Series
+    weight: float
+
+
+class PathGuide(Guide):
+    r"""Amortised inference along a path, step by step.
+
+    .. math:: q(z_1 \mid x) \prod_k q(\varepsilon_k \mid z_{k-1}, h_k), \qquad
+              z_k = f(z_{k-1}, \Delta_k, \varepsilon_k)
+
+    with Gaussians whose means and scales are networks of the state before and of features
+    :math:`h_k` of the observations: those of the past (``history``), without which the guide is
+    Markovian, :math:`q(z_k \mid z_{k-1}, x_k)`; those of the future as well (``look_ahead``), which
+    the true posterior depends on. Steps after which a sequence has nothing observed are the
+    prior's. It is trained by the ELBO, by default with the divergence of each step in closed form
+    (``TraceMeanField_ELBO``).
+
+    Args:
+        model: the Pyro program, with sites ``z0`` and ``noise`` and a method ``step``, such as a
+            `pyro_lebm.models.DiffusionProcess` or `LangevinFlow`.
+        series: the training data.
+        hidden: width of the networks.
+        history, look_ahead: what a step is told of the observations.
+        encoder: module ``Series -> (N, K, features)`` with an attribute ``features``; default
+            `PathEncoder`.
+        training: ``"samples"``, Gaussians over the noise, through whatever sampler the model has;
+            ``"diffusion"``, Gaussians over the states and the diffusion-based bound, for a model
+            whose ``stochasticity`` is above 0 (the two algorithms of arXiv 2306.07077).
+        dropout: share of entries hidden from the encoder at each step of the training, and the only
+            ones the likelihood then counts, as many times as they are few: coordinated dropout
+            (Keshtkaran & Pandarinath 2019), which keeps a guide from copying its input.
+        view: what the encoder may see of a training sequence; default everything observed.
+        unit: of time, a typical gap.
+
+    Raises:
+        ValueError: for a model with other latent sites or without ``step``, a dropout outside [0,
+            1), another training, both ``dropout`` and ``view``, or an encoder that returns another
+            shape.
+
+    Example:
+        >>> class Walk(pyro.nn.PyroModule):
+        ...     noise = 1
+        ...
+        ...     def step(self, z, gap, noise, u=None):
+        ...         return z + noise
+        ...
+        ...     def forward(self, series):
+        ...         with pyro.plate("sequences", series.total, subsample=series.index):
+        ...             z = pyro.sample("z0", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        ...             e = pyro.sample("noise", dist.Normal(torch.zeros(4, 1), 1.0).to_event(2))
+        ...             path = torch.cat([z[..., None, :], z[..., None, :] + e.cumsum(-2)], -2)
+        ...             pyro.sample("x", dist.Normal(path, 1.0).to_event(2), obs=series.values)
+        >>> series = Series(torch.arange(5.0), torch.zeros(3, 5, 1))
+        >>> guide = PathGuide(Walk(), series)
+        >>> guide.posterior(series, draws=8)["noise"].shape
+        torch.Size([1, 8, 3, 4, 1])
+    """
+
+    elbo = TraceMeanField_ELBO
+
+    def __init__(
+        self,
+        model: Model,
+        series: Series,
+        hidden: int = 64,
+        *,
+        history: bool = True,
+        look_ahead: bool = True,
+        encoder: nn.Module | None = None,
+        training: Training = "samples",
+        dropout: float = 0.0,
+        view: Callable[[Series], Series] | None = None,
+        unit: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(Program.read(model, series, **kwargs))
+        _check(self.program, training, dropout, view)
+        if encoder is None:
+            channels = 0 if series.covariates is None else series.covariates.shape[-1]
+            encoder = PathEncoder(
+                series.observed,
+                hidden,
+                history=history,
+                look_ahead=look_ahead,
+                covariates=channels,
+                unit=unit,
+            )
+        self.encoder, self.targets = encoder, training == "diffusion"
+        self.dropout, self.view, self.unit = dropout, view, unit
+        self.state = self._state()
+        features: Any = encoder.features
+        size = self.state if self.targets else self._model.noise
+        self.first = nn.Linear(features, 2 * self.state)
+        # Of the features of all steps at once, and of the state before each: never concatenated.
+        self.told = nn.Linear(features + 1, hidden)
+        self.stood = nn.Linear(self.state, hidden, bias=False)
+        self.last = nn.Linear(hidden, 2 * size)
+        nn.init.normal_(self.last.weight, std=0.01)  # at first the prior, near enough
+        nn.init.zeros_(self.last.bias)
+        self.to(device=series.values.device, dtype=series.values.dtype)
+
+    @property
+    def _model(self) -> Any:
+        return self.program.model
+
+    def _state(self) -> int:
+        site = next(site for site in self.program.sites if site.name == "z0")
+        return int(site.event[-1])
+
+    def forward(self, series: Series, **kwargs: Any) -> None:
+        """The guide: the first state, and the noise of each step."""
+        program = self.program.rebind(series, **kwargs)
+        features = self._features(series)
+        with program.inside(program.common):
+            z0 = pyro.sample("z0", self._first(features).to_event(1))
+            if series.length > 1:
+                pyro.sample("noise", self._noise(series, features, z0))
+
+    def encode(self, series: Series) -> dist.Normal:
+        """The variational posterior of the first state, batch shape ``(N, S)``."""
+        return self._first(self._features(series))
+
+    def posterior(self, series: Series, draws: int = 64, **options: Any) -> Draws:
+        """Draws of the guide itself: an approximation, whatever its training."""
+        if options:
+            raise TypeError(f"posterior: a guide's own draws take no options, got {[*options]}")
+        with torch.no_grad():
+            features = self._features(series)
+            samples = {"z0": self._first(features).sample(torch.Size((draws,)))}
+            if series.length > 1:
+                samples["noise"] = self._noise(series, features, samples["z0"]).sample()
+        kept = {name: value[None] for name, value in samples.items()}
+        return Draws(kept, method="path guide (amortised, step by step)")
+
+    def offered(self, series: Series) -> Offered:
+        """What a training step is made of: see ``dropout`` and ``view``."""
+        if self.view is not None:
+            return Offered(self.view(series), series, 1.0)
+        if not self.dropout:
+            return Offered(series, series, 1.0)
+        hidden = torch.rand(series.mask.shape, device=series.mask.device) < self.dropout
+        given = series._with(mask=series.mask & ~hidden)
+        return Offered(given, series.without(given), 1 / self.dropout)
+
+    def _features(self, series: Series) -> Tensor:
+        found: Tensor = self.encoder(series)
+        expected = (len(series), series.length, self.encoder.features)
+        if found.shape != expected:
+            raise ValueError(f"encoder: expected shape {expected}, got {tuple(found.shape)}")
+        return found
+
+    def _first(self, features: Tensor) -> dist.Normal:
+        loc, raw = self.first(features[:, 0]).chunk(2, -1)
+        return dist.Normal(loc, F.softplus(raw + WIDE) + 1e-4)
+
+    def _noise(self, series: Series, features: Tensor, z0: Tensor) -> NoisedPath:
+        gaps = series.times.diff(dim=-1)
+        steps = gaps.expand(len(series), -1)[..., None] / self.unit
+        told = self.told(torch.cat([features[:, 1:], steps], -1))
+        stood, last, targets = self.stood.weight, self.last, self.targets
+
+        def moments(k: int, z: Tensor) -> tuple[Tensor, Tensor]:
+            out = last(torch.tanh(told[:, k] + F.linear(z, stood)))
+            loc, raw = out.chunk(2, -1)
+            return (loc + z if targets else loc), F.softplus(raw + WIDE) + 1e-4
+
+        walk = Walk(self._model, z0, gaps, series.covariates, _free(series.mask))
+        return (TargetedPath if targets else NoisedPath)(walk, moments)
+
+
+def _free(mask: Tensor) -> Tensor:
+    """Steps ``(N, K - 1)`` from which on nothing is observed."""
+    seen = mask.any(-1).flip(1).cumsum(1).flip(1)
+    return seen[:, 1:] == 0
+
+
+def _check(program: Program, training: str, dropout: float, view: object) -> None:
+    names = [site.name for site in program.sites]
+    if names not in (["z0", "noise"], ["z0"]) or len(program.common) != 1:
+        raise ValueError(
+            "model: expected latent sites 'z0' and 'noise' in one plate of sequences, got "
+            f"{names} in {program.common}"
+        )
+    needed = ("noise", "step") + (("bridge", "retrace") if training == "diffusion" else ())
+    missing = [name for name in needed if not hasattr(program.model, name)]
+    if missing:
+        kind = type(program.model).__name__
+        raise ValueError(f"model: expected {missing}, which {kind} does not have")
+    if training not in ("samples", "diffusion"):
+        raise ValueError(f"training: expected 'samples' or 'diffusion', got {training!r}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected a share from 0 to below 1, got {dropout}")
+    if dropout and view is not None:
+        raise ValueError("dropout, view: expected one of the two")
