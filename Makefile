@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(BIN)/python -c '$(CHECK_PYTHON)' || { echo "remove $(VENV) first" >&2; exit 1; }
 	$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install -c constraints.txt setuptools wheel
-	$(PIP) install -c constraints.txt --no-build-isolation -e ".[dev,numpyro,mujoco]"
+	$(PIP) install -c constraints.txt --no-build-isolation -e ".[dev,numpyro,mujoco,nwb,flows]"
 	@touch $@
 
 demo: setup

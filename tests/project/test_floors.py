@@ -22,7 +22,17 @@ MAY_IMPORT = {
 }
 OUTSIDE = {"models", "inference", "tests", "tutorials", "benchmarks", "house", "conftest"}
 # What an extra installs: a module that imports these is imported inside functions only.
-OPTIONAL = {"numpyro", "jax", "jaxlib", "dm_control", "mujoco"}
+OPTIONAL = {
+    "numpyro",
+    "jax",
+    "jaxlib",
+    "dm_control",
+    "mujoco",
+    "pynwb",
+    "hdmf",
+    "statsmodels",
+    "zuko",
+}
 FOLDERS = [*ROOMS, "tests", "benchmarks", "tutorials"]
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
 

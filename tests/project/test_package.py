@@ -124,7 +124,7 @@ def test_constraints_pin_all_direct_requirements() -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
     pinned = {normal(pin.partition("==")[0]) for pin in pins}
     extras = PROJECT["optional-dependencies"]
-    direct = PROJECT["dependencies"] + extras["dev"] + extras["numpyro"]
+    direct = PROJECT["dependencies"] + extras["dev"] + extras["numpyro"] + extras["nwb"]
     assert {normal(re.split(r"[\[<>=!~; ]", d)[0]) for d in direct} <= pinned
 
 
