@@ -156,7 +156,7 @@ class TargetedPath(NoisedPath):
     def _draw(self, walk: Walk) -> Drawn:
         z, steps = walk.z0, walk.gaps.shape[-1]
         own = torch.randn(*z.shape[:-1], *self.event_shape, dtype=z.dtype, device=z.device)
-        states, log_q = [z], []
+        states, kept = [z], []
         for k in range(steps):
             m, s = self.moments(k, z)
             free = walk.free[:, k, None]
@@ -164,15 +164,17 @@ class TargetedPath(NoisedPath):
             if bool(free.any()):
                 gap, u = walk.at(k)
                 target = torch.where(free, walk.model.step(z, gap, own[..., k, :], u), target)
-            log_q.append(Normal(m, s).log_prob(target).sum(-1))
+            kept.append((m, s))
             states.append(target)
             z = target
         path, free = torch.stack(states, -2), walk.free
+        m, s = (torch.stack(parts, -2) for parts in zip(*kept, strict=True))
+        log_q = Normal(m, s).log_prob(path[..., 1:, :]).sum(-1)
         u = None if walk.covariates is None else walk.covariates[..., 1:, :]
         gaps = walk.gaps[..., None]
         noise, ratio = walk.model.bridge(path[..., :-1, :], gaps, path[..., 1:, :], u)
         noise = torch.where(free[..., None], own, noise)
-        apart = torch.where(free, 0.0, torch.stack(log_q, -1) + ratio).sum(-1)
+        apart = torch.where(free, 0.0, log_q + ratio).sum(-1)
         return Drawn(noise, path, apart + _standard(noise), apart)
 
     def _score(self, walk: Walk, value: Tensor) -> Tensor:

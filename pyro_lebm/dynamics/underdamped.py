@@ -12,18 +12,20 @@ from torch import Tensor
 from .langevin import LogDensity, State, accept, evaluate, spread, where_finite
 
 
-def refresh(velocity: Tensor, decay: Tensor) -> Tensor:
+def refresh(velocity: Tensor, decay: Tensor, noise: Tensor | None = None) -> Tensor:
     r"""An exact Ornstein-Uhlenbeck step: :math:`v' = c v + \sqrt{1 - c^2}\,\varepsilon`.
 
     Args:
         velocity: ``(*chains, dim)``.
         decay: :math:`c = e^{-\gamma t}` for friction :math:`\gamma` over a time t, broadcastable.
+        noise: the standard normal :math:`\varepsilon`, where it is not to be drawn here.
 
     Example:
         >>> refresh(torch.ones(4, 2), torch.tensor(1.0)).tolist()[0]
         [1.0, 1.0]
     """
-    return decay * velocity + (1 - decay * decay).sqrt() * torch.randn_like(velocity)
+    noise = torch.randn_like(velocity) if noise is None else noise
+    return decay * velocity + (1 - decay * decay).sqrt() * noise
 
 
 def leapfrog(

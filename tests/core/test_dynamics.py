@@ -97,6 +97,18 @@ def test_the_refreshment_keeps_a_standard_normal() -> None:
     assert_same(v, torch.randn(400_000, 2))
 
 
+def test_a_refreshment_takes_its_noise_from_outside() -> None:
+    v, noise, decay = torch.randn(6, 2), torch.randn(6, 2), torch.tensor([[0.6], [0.8], [1.0]] * 2)
+    before = torch.get_rng_state()
+    found = refresh(v, decay, noise)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.allclose(found, decay * v + (1 - decay**2).sqrt() * noise)
+    torch.manual_seed(5)
+    drawn = refresh(v, decay)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, refresh(v, decay, torch.randn_like(v)))
+
+
 @pytest.mark.parametrize("step", [0.5, 1.0])
 def test_baoab_has_the_exact_variance_of_a_gaussian(step: float) -> None:
     torch.manual_seed(4)
