@@ -42,18 +42,19 @@ class PathGuide(Guide):
               z_k = f(z_{k-1}, \Delta_k, \varepsilon_k)
 
     with Gaussians whose means and scales are networks of the state before and of features
-    :math:`h_k` of the observations: those of the past (``history``), without which the guide is
-    Markovian, :math:`q(z_k \mid z_{k-1}, x_k)`; those of the future as well (``look_ahead``), which
-    the true posterior depends on. Steps after which a sequence has nothing observed are the
-    prior's. It is trained by the ELBO, by default with the divergence of each step in closed form
-    (``TraceMeanField_ELBO``).
+    :math:`h_k` of the observations: those of the past (``history``), and those of the future
+    as well (``look_ahead``), which the true posterior depends on; with neither the guide is
+    Markovian, :math:`q(z_k \mid z_{k-1}, x_k)`. Steps after which a sequence has nothing observed
+    are the prior's. It is trained by the ELBO, by default with the divergence of each step in
+    closed form (``TraceMeanField_ELBO``).
 
     Args:
         model: the Pyro program, with sites ``z0`` and ``noise`` and a method ``step``, such as a
             `pyro_lebm.models.DiffusionProcess` or `LangevinFlow`.
         series: the training data.
         hidden: width of the networks.
-        history, look_ahead: what a step is told of the observations.
+        history: whether a step is told of the past; False alone is the Markovian guide.
+        look_ahead: whether it is told of the future; default as ``history``.
         encoder: module ``Series -> (N, K, features)`` with an attribute ``features``; default
             `PathEncoder`.
         training: ``"samples"``, Gaussians over the noise, through whatever sampler the model has;
@@ -98,7 +99,7 @@ class PathGuide(Guide):
         hidden: int = 64,
         *,
         history: bool = True,
-        look_ahead: bool = True,
+        look_ahead: bool | None = None,
         encoder: nn.Module | None = None,
         training: Training = "samples",
         dropout: float = 0.0,
@@ -114,7 +115,7 @@ class PathGuide(Guide):
                 series.observed,
                 hidden,
                 history=history,
-                look_ahead=look_ahead,
+                look_ahead=history if look_ahead is None else look_ahead,
                 covariates=channels,
                 unit=unit,
             )

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from house import ROOT
 from pyro_lebm.checkpoint import read_state
 from pyro_lebm.inference.parallel.ranks import Ranks, distributed
 from pyro_lebm.inference.parallel.shards import share_of
+from scripts import run_script
 from two_ranks import MEAN, SD, SEEDS, STEPS, Guide, Model, N, data, exact, found, train, unlike
 
 pytestmark = pytest.mark.xdist_group("ranks")  # their fixtures take a minute: once is enough
@@ -221,24 +223,16 @@ def test_a_rank_that_ends_ends_the_run_and_the_checkpoint_resumes(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, scenario, str(tmp_path)],
-            env=ENVIRONMENT
-            | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-            | {"MASTER_PORT": port},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        told = processes[0].communicate(timeout=120)[1]
-        processes[1].communicate(timeout=10)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def process(rank: int) -> subprocess.CompletedProcess[str]:
+        environment = ENVIRONMENT | shared | {"RANK": str(rank)}
+        command = (SCRIPT, scenario, str(tmp_path))
+        return run_script(*command, cwd=tmp_path, env=environment, timeout=120)
+
+    with ThreadPoolExecutor(2) as pool:
+        processes = list(pool.map(process, (0, 1)))
+    told = processes[0].stderr
     assert [p.returncode for p in processes] == [1, code]
     assert "LostRank: step 26: another process of the run ended or does not answer" in told
     assert "the checkpoint holds the run up to step 20: start all processes again" in told

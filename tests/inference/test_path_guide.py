@@ -183,6 +183,12 @@ def test_hidden_values_never_matter(hidden: float) -> None:
     assert torch.equal(guide.encode(series).loc, guide.encode(other).loc)
 
 
+@pytest.mark.parametrize(("history", "parts"), [(True, 2), (False, 1)])
+def test_without_history_alone_a_guide_is_markovian(history: bool, parts: int) -> None:
+    guide = PathGuide(Leaky(), walks(), 8, history=history)
+    assert guide.encoder.features == 8 * parts and (guide.encoder.future is not None) == history
+
+
 # Training
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from torch import Tensor
 
 from posteriors import POSTERIORS
 from pyro_lebm.inference import (
@@ -52,12 +53,27 @@ def drawn(name: str, posterior: str) -> tuple[dict[str, Any], int]:
         groups = 4
     else:
         kernel, warmup, thinning = KERNELS[name]
-        options |= {"num_chains": CHAINS, "superchains": SUPERCHAINS, "thinning": thinning}
+        options |= {"num_chains": CHAINS, "thinning": thinning}
+        if start is None:
+            options["superchains"] = SUPERCHAINS
+        else:
+            # each gradient is an ODE's: no long way there, yet further apart than the posterior
+            warmup, options["initial_params"] = 300, superchains_about(posterior)
         run = VectorizedMCMC(kernel(model), 60, warmup, **options)
         groups = SUPERCHAINS
     run.run()
     samples = run.get_samples(group_by_chain=True)
     return {**samples, **record(model, (), {}, samples).deterministics}, groups
+
+
+def superchains_about(posterior: str) -> dict[str, Tensor]:
+    """Unconstrained starts at about twice the posterior's spread, the same in each superchain."""
+    found = {}
+    for site, components in POSTERIORS[posterior].reference.items():
+        mean, sd = torch.tensor([known[:2] for known in components]).T
+        starts = mean.log() + 2 * sd / mean * torch.randn(SUPERCHAINS, len(components))
+        found[site] = starts.repeat_interleave(CHAINS // SUPERCHAINS, 0)
+    return found
 
 
 # An ODE is solved for each density of lynx and hare: two ways of six, as others take a minute.

@@ -53,8 +53,8 @@ TOGETHER = [(name, strategy) for name in ADJUSTED for strategy in ("vmap", "plat
 @pytest.mark.parametrize(("name", "strategy"), [*TOGETHER, ("MALA", "loop"), ("Tempered", "loop")])
 def test_known_posteriors(name: str, strategy: Any) -> None:
     pyro.set_rng_seed(1)
-    chains, draws = (32, 400) if strategy != "loop" else (4, 300)
-    mcmc = ran(ADJUSTED[name](conjugate), draws, 200, num_chains=chains, strategy=strategy)
+    chains, draws = (48, 200) if strategy != "loop" else (4, 250)
+    mcmc = ran(ADJUSTED[name](conjugate), draws, 150, num_chains=chains, strategy=strategy)
     table = mcmc.diagnostics()
     for site, exact in CONJUGATE.items():
         x, ess = mcmc.get_samples()[site], table[site]["n_eff"]
