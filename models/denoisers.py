@@ -149,7 +149,7 @@ class TransitionDenoiser(nn.Module):
         hidden: Sequence[int] = (64, 64),
         covariates: int = 0,
         *,
-        scale: float = 0.5,
+        scale: float = 0.2,
     ) -> None:
         super().__init__()
         if not math.exp(-LIMIT) < scale < math.exp(LIMIT):

@@ -45,8 +45,8 @@ class DiffusionProcess(ImplicitSettings, StepwiseModel):
         observed: size D of an observation.
         steps: S, calls of the denoiser in a transition.
         stochasticity: eta in [0, 1]: 0 for implicit sampling, 1 for ancestral.
-        order: of the sampler at stochasticity 0: 1, or 2, which keeps the variance in few steps; see
-            `pyro_lebm.diffusion.implicit`.
+        order: of the sampler at stochasticity 0: 1, or 2, which keeps the variance in few steps;
+            see `pyro_lebm.diffusion.implicit`.
         hidden: widths of the default denoiser's hidden layers.
         denoiser: module ``(noisy, level, z, gap, u) -> next state`` or ``-> (next state, its
             standard deviation)``, gap in units; level ``(1,)`` or broadcasting with ``noisy``. One

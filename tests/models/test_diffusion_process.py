@@ -214,7 +214,7 @@ def test_bridges_of_particles_over_all_times_at_once(eta: float, dtype: torch.dt
 def test_the_default_starts_as_a_random_walk() -> None:
     model = DiffusionProcess(2, 1, steps=4, stochasticity=1.0, unit=2.0).double()
     z, gap = torch.randn(5, 2).double(), torch.tensor([3.0]).double()
-    scale = 0.5 * math.sqrt(1 - math.exp(-1.5) + 0.01)
+    scale = 0.2 * math.sqrt(1 - math.exp(-1.5) + 0.01)
     target = z + scale * torch.randn(2000, 5, 2).double()
     exact = dist.Normal(z, scale).log_prob(target).sum(-1)
     noise, _ = model.bridge(z, gap, target)
