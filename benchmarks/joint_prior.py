@@ -14,26 +14,17 @@ that is complete goes to ``benchmarks/results/``.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from irregular_sines import write_json
-from joint_cell import key, told
+from joint_cell import KEPT
 from joint_data import DATA
 from joint_models import ABLATIONS, ROWS, Cell
 from joint_ode import ODE_ROWS
 from joint_render import render_into
-from tqdm import tqdm
+from side_by_side import complete
 
 HERE = Path(__file__).parent
 RESULTS, TABLES = HERE / "results" / "joint", HERE / "RESULTS.md"
-WORKERS = 2
 SETTINGS = (
     "seconds",
     "steps",
@@ -51,57 +42,11 @@ def run(args: argparse.Namespace, folder: Path, results: Path) -> Path:
     """All cells that are not there yet; the file of figures."""
     settings = {name: getattr(args, name) for name in SETTINGS}
     path = results / f"{args.data}_{args.scale}.json"
-    about = {**settings, "folder": None}
-    before = json.loads(path.read_text()) if path.exists() else {}
-    report = {"about": about, "seeds": before["seeds"] if before.get("about") == about else {}}
     wanted = [
         Cell(row=row, seed=seed, **settings) for seed in range(args.seeds) for row in args.rows
     ]
-    wanted = [cell for cell in wanted if not _there(cell, report["seeds"])]
-    folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(wanted), unit="row") as bar, ThreadPoolExecutor(WORKERS) as pool:
-
-        def one(cell: Cell) -> dict[str, Any]:
-            found = told(cell, folder) or _work(cell, folder)
-            for text in found["warnings"]:
-                tqdm.write(f"{cell.name}: {text}")
-            bar.update()
-            return found
-
-        done = [pool.submit(one, cell) for cell in wanted]
-        try:
-            for cell, future in zip(wanted, done, strict=True):
-                found = future.result()
-                rows = report["seeds"].setdefault(str(cell.seed), {})
-                code = found["key"]["code"]
-                rows[cell.row] = {**found["row"], "made": found["made"], "code": code}
-                write_json(path, report)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    complete(KEPT, wanted, {**settings, "folder": None}, path, folder)
     return path
-
-
-def _there(cell: Cell, seeds: dict[str, Any]) -> bool:
-    """Whether there are figures of the row, by the code as it stands."""
-    found = seeds.get(str(cell.seed), {}).get(cell.row)
-    return found is not None and found.get("code") == key(cell)["code"]
-
-
-def _work(cell: Cell, folder: Path) -> dict[str, Any]:
-    """In a process of its own."""
-    alone = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    command = [sys.executable, str(HERE / "joint_cell.py"), json.dumps(asdict(cell)), str(folder)]
-    log = folder / f"{cell.name}.log"
-    with log.open("w") as out:
-        done = subprocess.run(
-            command, env={**os.environ, **alone}, stdout=out, stderr=out, check=False
-        )
-    if done.returncode:
-        raise SystemExit(f"{cell.name} failed ({done.returncode}): see {log}")
-    found = told(cell, folder)
-    assert found is not None
-    return found
 
 
 def main() -> None:

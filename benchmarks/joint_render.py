@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from joint_models import ABLATIONS, ROWS
 from joint_ode import ODE_ROWS
-from tables_figures import Get, at, mean, short, table, told_of, values
+from side_by_side_render import Column, Seeds, differences, render_sections, seeds_of
+from tables_figures import at, mean, short, table, told_of, values
 
-from pyro_lebm.inference.scores import paired_interval
-
-Seeds = list[dict[str, Any]]
 PAIRS = (
     ("joint_network", "hvae"),
     ("joint_network", "lebm_network"),
@@ -29,7 +25,7 @@ PAIRS = (
     ("joint_4", "hvae_4"),
     ("joint_8", "hvae_8"),
 )
-COMPARED: dict[str, tuple[Get, float]] = {
+COMPARED: dict[str, Column] = {
     "Frechet": (at("fidelity", "frechet"), 1.0),
     "kernel / 1,000": (at("fidelity", "kernel"), 1e-3),
     "reconstruction x 100": (at("reconstruction"), 100.0),
@@ -41,24 +37,15 @@ COMPARED: dict[str, tuple[Get, float]] = {
 
 
 def render_into(results: Path, tables: Path) -> None:
-    """Every result into its section of the file, between its marks; new ones at the end."""
-    text = tables.read_text()
-    for path in sorted(results.glob("*.json")):
-        begin, end = (f"<!-- {side} joint {path.stem} -->" for side in ("begin", "end"))
-        section = f"{begin}\n{render(json.loads(path.read_text()))}\n{end}"
-        if begin in text and end in text:
-            before, _, rest = text.partition(begin)
-            text = before + section + rest.partition(end)[2]
-        else:
-            text = f"{text.rstrip()}\n\n{section}\n"
-    tables.write_text(text)
+    """Every result into its section of the file."""
+    render_sections(results, tables, "joint", render)
 
 
 def render(report: dict[str, Any]) -> str:
     """One data set."""
     about = report["about"]
-    rows = {name: _seeds_of(report, name) for name in [*ROWS, *ABLATIONS]}
-    ode = {name: _seeds_of(report, name) for name in ODE_ROWS}
+    rows = {name: seeds_of(report, name) for name in [*ROWS, *ABLATIONS]}
+    ode = {name: seeds_of(report, name) for name in ODE_ROWS}
     rows = {name: seeds for name, seeds in rows.items() if seeds}
     command = "python benchmarks/joint_prior.py"
     if (about["data"], about["scale"]) != ("digits", "small"):
@@ -78,18 +65,12 @@ def render(report: dict[str, Any]) -> str:
         f"(accuracy {short(accuracy)}), and mean nothing beside those of other networks."
     )
     parts = [_quality(rows), _anomalies(rows), _steps(rows), _mixing(rows), _posterior(rows)]
-    parts.append(_differences(rows, PAIRS, COMPARED))
+    parts.append(differences(rows, PAIRS, COMPARED))
     return "\n\n".join([head, *(part for part in parts if part), *_latent_ode(ode)])
 
 
-def _seeds_of(report: dict[str, Any], name: str) -> Seeds:
-    """Figures of a row, each with its seed."""
-    every = report["seeds"].items()
-    return [{**rows[name], "seed": seed} for seed, rows in every if name in rows]
-
-
 def _quality(rows: dict[str, Seeds]) -> str:
-    columns: dict[str, tuple[Get, float]] = {
+    columns: dict[str, Column] = {
         "Frechet": (at("fidelity", "frechet"), 1.0),
         "floor": (at("fidelity", "frechet_floor"), 1.0),
         "kernel / 1,000": (at("fidelity", "kernel"), 1e-3),
@@ -186,7 +167,7 @@ def _latent_ode(rows: dict[str, Seeds]) -> Iterator[str]:
     rows = {name: seeds for name, seeds in rows.items() if seeds}
     if not rows:
         return
-    columns: dict[str, tuple[Get, float]] = {
+    columns: dict[str, Column] = {
         "MSE x 100": (at("mse"), 100.0),
         "MMD x 100": (at("mmd_drawn"), 100.0),
         "floor": (at("mmd_floor"), 100.0),
@@ -203,35 +184,4 @@ def _latent_ode(rows: dict[str, Seeds]) -> Iterator[str]:
     title = "### No images: what stands still and what moves, of a latent ODE of turning digits"
     yield f"{title}\n\n" + table(["row", "", *columns], lines)
     compared = {name: columns[name] for name in ("MSE x 100", "MMD x 100", "AUC", "median")}
-    yield _differences(
-        rows, (("ode_joint", "ode_hierarchy"), ("ode_joint", "ode_energy")), compared
-    )
-
-
-def _differences(
-    rows: dict[str, Seeds], pairs: Sequence[tuple[str, str]], of: dict[str, tuple[Get, float]]
-) -> str:
-    lines = []
-    for a, b in pairs:
-        if a in rows and b in rows and min(len(rows[a]), len(rows[b])) > 1:
-            both = {seed["seed"] for seed in rows[a]} & {seed["seed"] for seed in rows[b]}
-            line = [f"{a} less {b} ({len(both)} seeds)"]
-            for get, factor in of.values():
-                x, y = _by_seed(rows[a], rows[b], get)
-                line.append(_interval(x, y, factor) if len(x) > 1 else "")
-            lines.append(line)
-    return "Paired differences by seed, 95 % t intervals:\n\n" + table(["rows", *of], lines)
-
-
-def _by_seed(one: Seeds, other: Seeds, get: Get) -> tuple[list[float], list[float]]:
-    """Figures of the seeds that both have."""
-    theirs = {seed["seed"]: get(seed) for seed in other}
-    pairs = [(get(seed), theirs.get(seed["seed"])) for seed in one]
-    found = [(x, y) for x, y in pairs if x is not None and y is not None]
-    return [x for x, _ in found], [y for _, y in found]
-
-
-def _interval(x: list[float], y: list[float], factor: float) -> str:
-    found = paired_interval(torch.tensor(x).double(), torch.tensor(y).double())
-    center, low, high = (short(factor * part) for part in found)
-    return f"{center} [{low}, {high}]"
+    yield differences(rows, (("ode_joint", "ode_hierarchy"), ("ode_joint", "ode_energy")), compared)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from house import ROOT
 from pyro_lebm.models.datasets.colour import RECORD
+from scripts import run_script
 
 sys.path.append(str(ROOT / "benchmarks"))
 from joint_data import images, patches
@@ -23,8 +23,7 @@ from joint_render import render, render_into
 
 
 def run(*arguments: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, str(ROOT / "benchmarks/joint_prior.py"), "--quick", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = run_script(str(ROOT / "benchmarks/joint_prior.py"), "--quick", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     path = folder / done.stdout.strip().splitlines()[-1]
     found: dict[str, Any] = json.loads(path.read_text())
