@@ -25,6 +25,7 @@ from pyro_lebm.dynamics.chains import Chains
 from pyro_lebm.inference.training.fit import fit
 from pyro_lebm.inference.training.history import History
 from pyro_lebm.series import Series
+from scripts import run_script
 
 # The prior's wandering chain sends runs back now and then, as intended.
 pytestmark = pytest.mark.filterwarnings("ignore:step .* back to step:RuntimeWarning")
@@ -177,6 +178,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     return subprocess.Popen([sys.executable, __file__, *arguments], env=environment)
 
 
@@ -201,12 +203,10 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path: Path) -> None:
         killed.kill()
         killed.wait()
     expected = result(*run(None))
-    resumed = start(str(path), str(tmp_path / "resumed.pt"), "0")
-    try:
-        assert resumed.wait(60) == 0
-    finally:
-        resumed.kill()
-        resumed.wait()
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    arguments = (str(path), str(tmp_path / "resumed.pt"), "0")
+    resumed = run_script(__file__, *arguments, cwd=tmp_path, env=environment, timeout=60)
+    assert resumed.returncode == 0, resumed.stderr
     assert expected["history.rollbacks"][-1] > expected["history.rollbacks"][29] > 0
     assert expected["history.step"].tolist() == list(range(1, STEPS + 1))
     assert_same(torch.load(tmp_path / "resumed.pt", weights_only=True), expected)

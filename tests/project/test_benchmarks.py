@@ -12,14 +12,15 @@ import arviz
 import matplotlib.image
 import pytest
 
+from scripts import run_script
+
 ROOT = Path(__file__).parents[2]
 SCORES = {"mse_all", "mse_observed", "mse_unobserved", "crps", "coverage_50", "coverage_90"}
 COMMON = SCORES | {"generation_mmd", "train_seconds", "iterations"}
 
 
 def run(script: str, *arguments: str, folder: Path) -> str:
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = run_script(str(ROOT / "benchmarks" / script), "--quick", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

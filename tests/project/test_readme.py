@@ -6,8 +6,6 @@ A block is real use at a small size: it keeps its own settings quick rather than
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from statsmodels.datasets import co2
 
 from house import ROOT
+from scripts import run_script
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
@@ -31,16 +30,12 @@ def test_the_readme_has_python_blocks() -> None:
 
 
 @pytest.mark.parametrize("line", BLOCKS)
-def test_block_runs_as_written(line: str, tmp_path: Path) -> None:
+def test_block_runs_as_written(
+    line: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     co2.load_pandas().data.rename_axis("date").to_csv(tmp_path / "co2.csv")  # a reader's own data
-    # Fed through stdin, so that not even the script itself lies in the folder.
-    result = subprocess.run(
-        [sys.executable, "-"],
-        input=BLOCKS[line],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    # From elsewhere, so that not even the script itself lies in the folder.
+    script = tmp_path_factory.mktemp("script") / "block.py"
+    script.write_text(BLOCKS[line])
+    result = run_script(str(script), cwd=tmp_path, timeout=120)
     assert result.returncode == 0, f"{README.name}, {line}:\n{BLOCKS[line]}\n{result.stderr}"

@@ -18,6 +18,7 @@ import torch
 
 from house import ROOT
 from pyro_lebm import Series
+from scripts import run_script
 
 sys.path.append(str(ROOT / "benchmarks"))
 import tables_cell
@@ -119,8 +120,7 @@ def test_extrapolation_is_scored_beyond_what_is_given_alone() -> None:
 
 
 def run(*arguments: str, folder: Path) -> str:
-    command = [sys.executable, str(ROOT / "benchmarks/tables.py"), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = run_script(str(ROOT / "benchmarks/tables.py"), *arguments, cwd=folder)
     logs = [path.read_text()[-1500:] for path in folder.rglob("*.log")]
     assert done.returncode == 0, f"{done.stderr[-1500:]}\n{logs}"
     return done.stdout
