@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_lebm.diffusion.chain import GaussianChain
+from pyro_lebm.diffusion.chain import Bridge, GaussianChain
 from pyro_lebm.diffusion.denoising import Denoise, Found
 from pyro_lebm.diffusion.implicit import implicit
 
@@ -138,15 +138,8 @@ class DiffusionProcess(ImplicitSettings, StepwiseModel):
         eta, flow = self.stochasticity, self.flow
         return GaussianChain(denoise, self.latent, self.steps, eta, shift, scale, flow)
 
-    def bridge(
-        self, z: Tensor, gap: Tensor, target: Tensor, u: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Noise that `step` maps from z to a target ``(..., L)``; see `GaussianChain.bridge`.
-
-        Returns:
-            the noise ``(..., M)``, and the levels' log ratio ``(...)``, a bound of -log p(target |
-            z) in the mean.
-        """
+    def bridge(self, z: Tensor, gap: Tensor, target: Tensor, u: Tensor | None = None) -> Bridge:
+        """Noise that `step` maps from z to a target ``(..., L)``; see `GaussianChain.bridge`."""
         z, target = torch.broadcast_tensors(z, target)
         return self.transition(z, gap, u).bridge(target)
 
@@ -159,7 +152,7 @@ class DiffusionProcess(ImplicitSettings, StepwiseModel):
         *,
         levels: int | None = None,
     ) -> Tensor:
-        """The log ratio of `bridge` alone, ``(...)``, from all levels or from some, at random."""
+        """The divergence of `bridge` alone, ``(...)``, from all levels or from some, at random."""
         z, target = torch.broadcast_tensors(z, target)
         return self.transition(z, gap, u).gaps(target, levels)
 

@@ -144,8 +144,7 @@ class TargetedPath(NoisedPath):
 
     and, given a state, the levels in between by the diffusion's own reference (Ho et al. 2020,
     arXiv 2006.11239; Song et al. 2021, arXiv 2010.02502): the divergence is the diffusion-based
-    bound, a sum of denoising errors. The log density of its own draw has those expectations in
-    place of the levels drawn; that of any other noise is exact.
+    bound, a sum of denoising errors.
 
     Args:
         walk: where the path begins; its model has ``bridge`` and ``retrace``, as
@@ -172,10 +171,13 @@ class TargetedPath(NoisedPath):
         log_q = Normal(m, s).log_prob(path[..., 1:, :]).sum(-1)
         u = None if walk.covariates is None else walk.covariates[..., 1:, :]
         gaps = walk.gaps[..., None]
-        noise, ratio = walk.model.bridge(path[..., :-1, :], gaps, path[..., 1:, :], u)
-        noise = torch.where(free[..., None], own, noise)
-        apart = torch.where(free, 0.0, log_q + ratio).sum(-1)
-        return Drawn(noise, path, apart + _standard(noise), apart)
+        bridge = walk.model.bridge(path[..., :-1, :], gaps, path[..., 1:, :], u)
+        noise = torch.where(free[..., None], own, bridge.noise)
+        apart, exact = (
+            torch.where(free, 0.0, log_q + part).sum(-1)
+            for part in (bridge.divergence, bridge.ratio)
+        )
+        return Drawn(noise, path, exact + _standard(noise), apart)
 
     def _score(self, walk: Walk, value: Tensor) -> Tensor:
         z = walk.z0

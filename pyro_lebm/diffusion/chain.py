@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,21 @@ from .schedule import Step, levels, steps_down
 from .table import Table
 
 HALF_LOG = 0.5 * math.log(2 * math.pi)
+
+
+class Bridge(NamedTuple):
+    """How a chain comes to a value.
+
+    Attributes:
+        noise: ``(..., (S + 1) L)``.
+        divergence: an estimate ``(...)`` of log q(levels | value) - log p(levels, value), its mean
+            taken within each level. Minus its mean is a lower bound of log p(value).
+        ratio: the same of the very levels drawn, nothing averaged; see `GaussianChain.retrace`.
+    """
+
+    noise: Tensor
+    divergence: Tensor
+    ratio: Tensor
 
 
 @dataclass(frozen=True)
@@ -55,8 +70,8 @@ class GaussianChain:
     Example:
         >>> chain = GaussianChain(lambda u, level: 0.0 * u, size=2, steps=4)
         >>> value = chain.run(torch.randn(3, chain.noise))
-        >>> noise, _ = chain.bridge(value)
-        >>> torch.allclose(chain.run(noise), value, atol=1e-5)
+        >>> bridge = chain.bridge(value)
+        >>> torch.allclose(chain.run(bridge.noise), value, atol=1e-5)
         True
     """
 
@@ -93,32 +108,32 @@ class GaussianChain:
             u = step.pull * clean + step.keep * u + _deviation(step, spread) * n
         return self._out(u)
 
-    def bridge(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise that `run` maps to this very value, through levels drawn from their reference.
-
-        Returns:
-            the noise ``(..., (S + 1) L)``, and an estimate ``(...)`` of log q(levels | value) -
-            log p(levels, value) that is exact within each level: a divergence, not a ratio. Minus
-            its mean is a lower bound of log p(value).
-        """
+    def bridge(self, value: Tensor) -> Bridge:
+        """Noise that `run` maps to this very value, through levels drawn from their reference."""
         x = self._in(value)
         first = self._down[0]
-        u = math.sqrt(first.a) * x + math.sqrt(1 - first.a) * torch.randn_like(x)
-        passed = [u]
+        drawn = [torch.randn_like(x)]
+        passed = [math.sqrt(first.a) * x + math.sqrt(1 - first.a) * drawn[0]]
         for step in self._down[:-1]:
-            u = step.pull * x + step.keep * u + step.sigma * torch.randn_like(u)
-            passed.append(u)
+            drawn.append(torch.randn_like(x))
+            passed.append(step.pull * x + step.keep * passed[-1] + step.sigma * drawn[-1])
         before, after = torch.stack(passed), torch.stack([*passed[1:], x])
         table = Table.of(self._down, x)
         clean, spread = both_of(self.denoise(before, table.level))
-        deviation = table.deviation(spread)
+        deviation = table.deviation(spread).expand_as(before)
         noises = (after - table.pull * clean - table.keep * before) / deviation
         start = passed[0] if self.flow is None else self.flow.inverse(passed[0])
-        ratio = self._start(x, start)
-        ratio = ratio + table.divergence(x - clean, deviation, spread)[:-1].sum(0)
-        ratio = ratio + 0.5 * noises[-1].square() + deviation[-1].log() + HALF_LOG
+        end = 0.5 * noises[-1].square() + deviation[-1].log() + HALF_LOG
+        apart = table.divergence(x - clean, deviation, spread)[:-1].sum(0)
+        levels = 0.5 * (noises[:-1].square() - torch.stack(drawn)[1:].square())
+        levels = levels + (deviation / table.column("sigma"))[:-1].log()
+        top = 0.5 * (start.square() - drawn[0].square()) - 0.5 * math.log(1 - first.a)
         noise = torch.cat([start, noises.movedim(0, -2).flatten(-2)], -1)
-        return noise, self._total(ratio)
+        return Bridge(
+            noise,
+            self._total(self._start(x, start) + apart + end),
+            self._total(top + levels.sum(0) + end),
+        )
 
     def gaps(self, value: Tensor, m: int | None = None) -> Tensor:
         """The ratio of `bridge` alone, ``(...)``, from levels drawn each by itself.

@@ -61,11 +61,11 @@ def implicit(
 ) -> Tensor:
     r"""A value out of noise, in few steps (Song, Meng & Ermon 2021, arXiv 2010.02502).
 
-    The last step lands on the denoiser's prediction. Deterministic steps of first order take a
-    little off the variance, about a factor :math:`\exp(-\pi^2 / 4S)` of a Gaussian's. At order 2
-    they do not, at the same cost: the flow :math:`du/d\theta = v`, with
-    :math:`u = \cos\theta\, x + \sin\theta\, \varepsilon`, is followed by the two-step
-    Adams-Bashforth method (a choice of ours).
+    The last step of order 1 lands on the denoiser's prediction. Few deterministic steps narrow what they
+    sample, the narrower it is the more: of a Gaussian of standard deviation 1 five steps of first
+    order leave .61 of the variance, of one of .1 less than a tenth. Order 2, at the same cost,
+    leaves nearly all of the former (.98, the mean as it is): each step goes to where the last two
+    predictions lead at its middle (a choice of ours, as in Lu et al. 2022, arXiv 2211.01095).
 
     Args:
         denoise: ``(u, level) -> clean value``, or a pair whose first is that; level in [0, 1].
@@ -104,14 +104,18 @@ def implicit(
 
 
 def _second_order(calls: Sequence[Callable[[Tensor], Found]], start: Tensor) -> Tensor:
-    """Down the angles, the slope at a step's middle extrapolated from the last two."""
+    """Implicit steps towards the prediction at their middle, extrapolated from the last two."""
     scale = [0.0, *(angle(level) for level in levels(len(calls))[1:])]
     u, last = start, None
     for i, call in enumerate(calls):
-        here, length = scale[-1 - i], scale[-1 - i] - scale[-2 - i]
-        slope = (math.cos(here) * u - clean_of(call(u))) / math.sin(here)
-        middle = slope if last is None else slope + (slope - last[0]) * (length / last[1] / 2)
-        u, last = u - length * middle, (slope, length)
+        here, there = scale[-1 - i], scale[-2 - i]
+        clean = clean_of(call(u))
+        middle = clean
+        if last is not None:
+            middle = clean + (clean - last[0]) * ((here - there) / last[1] / 2)
+        keep = math.sin(there) / math.sin(here)
+        u = (math.cos(there) - keep * math.cos(here)) * middle + keep * u
+        last = (clean, here - there)
     return u
 
 

@@ -22,18 +22,19 @@ def test_a_bridge_is_retraced_to_its_value(eta: float, steps: int, flow: Any) ->
     shift, scale = torch.randn(7, 2).double(), torch.rand(7, 2).double() + 0.5
     chain = GaussianChain(Bumps(), 2, steps, eta, shift, scale, flow)
     value = 3 * torch.randn(4, 7, 2).double()
-    noise, ratio = chain.bridge(value)
-    assert noise.shape == (4, 7, 2 * (steps + 1)) and ratio.shape == (4, 7)
+    noise, divergence, ratio = chain.bridge(value)
+    assert noise.shape == (4, 7, 2 * (steps + 1)) and divergence.shape == (4, 7)
     assert torch.allclose(chain.run(noise), value, atol=1e-9)
-    back, _ = chain.retrace(noise)
+    back, again = chain.retrace(noise)
     assert torch.allclose(back, value, atol=1e-9)
+    assert torch.allclose(again, ratio, atol=1e-6) and not torch.allclose(ratio, divergence)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_with_its_spread_a_chain_has_a_gaussians_density_in_any_number_of_steps(steps: int) -> None:
     x = SQUARES.sample((3000,))
     chain = GaussianChain(exact(spread=True), 2, steps)
-    noise, ratio = chain.bridge(x)
+    noise, ratio, _ = chain.bridge(x)
     density = SQUARES.log_prob(x).sum(-1)
     # Level by level the ratio is exact, without an average: what is left is the ten-thousandth
     # part of x at the top, 0.01 x u with u normal, beside the floor's 1e-6 of variance.
@@ -77,7 +78,7 @@ def test_without_a_spread_the_bound_nears_the_density_in_many_steps() -> None:
 def test_the_ratio_of_a_bridge_is_the_exact_one_in_the_mean(eta: float, flow: Any) -> None:
     chain = GaussianChain(Bumps(), 2, 4, eta, flow=flow)
     value = torch.randn(10000, 2).double()
-    noise, ratio = chain.bridge(value)
+    noise, ratio, _ = chain.bridge(value)
     exact_ratio = chain.retrace(noise)[1]
     for other in (exact_ratio, chain.gaps(value), chain.gaps(value, 2), chain.gaps(value, 1)):
         apart = (other - ratio).detach()

@@ -168,7 +168,7 @@ def test_a_transition_has_the_density_of_a_gaussian_one(steps: int) -> None:
     mean = denoiser.mean(z, gap, u)
     target = mean + 0.2**0.5 * torch.randn_like(mean)
     exact = dist.Normal(mean, 0.2**0.5).log_prob(target).sum(-1)
-    noise, ratio = model.bridge(z, gap, target, u)
+    noise, ratio, _ = model.bridge(z, gap, target, u)
     assert noise.shape == (n, 2 * (steps + 1))
     assert torch.allclose(model.step(z, gap, noise, u), target, atol=1e-9)
     back, passed = model.retrace(z, gap, noise, u)
@@ -186,7 +186,7 @@ def test_a_transition_has_the_density_of_a_gaussian_one(steps: int) -> None:
 def test_particles_of_the_state_before_meet_one_target() -> None:
     model = DiffusionProcess(2, 1, steps=3, stochasticity=1.0, denoiser=Drawn())
     z, gap, target = torch.randn(6, 5, 2), torch.ones(5, 1), torch.randn(5, 2)
-    noise, ratio = model.bridge(z, gap, target)
+    noise, ratio, _ = model.bridge(z, gap, target)
     assert noise.shape == (6, 5, 8) and ratio.shape == (6, 5)
     assert torch.allclose(model.step(z, gap, noise), target.expand(6, 5, 2), atol=1e-4)
     assert model.gaps(z, gap, target).shape == (6, 5)
@@ -200,7 +200,7 @@ def test_bridges_of_particles_over_all_times_at_once(eta: float, dtype: torch.dt
     model = stirred(model).to(dtype)
     path, u = torch.randn(6, 3, 5, 2, dtype=dtype), torch.randn(3, 4, 1, dtype=dtype)
     gaps = torch.tensor([0.3, 0.0, 2.0, 50.0], dtype=dtype)[:, None]
-    noise, ratio = model.bridge(path[..., :-1, :], gaps, path[..., 1:, :], u)
+    noise, ratio, _ = model.bridge(path[..., :-1, :], gaps, path[..., 1:, :], u)
     assert noise.shape == (6, 3, 4, 8) and ratio.shape == (6, 3, 4) and ratio.dtype == dtype
     assert bool(torch.isfinite(ratio).all())
     covariates = torch.cat([torch.zeros(3, 1, 1, dtype=dtype), u], 1)
@@ -217,7 +217,7 @@ def test_the_default_starts_as_a_random_walk() -> None:
     scale = 0.2 * math.sqrt(1 - math.exp(-1.5) + 0.01)
     target = z + scale * torch.randn(2000, 5, 2).double()
     exact = dist.Normal(z, scale).log_prob(target).sum(-1)
-    noise, _ = model.bridge(z, gap, target)
+    noise, *_ = model.bridge(z, gap, target)
     off = (model.retrace(z, gap, noise)[1] + exact).detach()
     # The top level's 0.01 x u, with x and u standard normal, is all that is left of 20000 numbers.
     assert abs(float(off.mean())) < 5 * 0.02 / 1e4**0.5 + 1e-3 and float(off.std()) < 0.03
