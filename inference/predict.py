@@ -13,6 +13,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_lebm.programs.reading import drawn_density
 from pyro_lebm.series import Series
 
 from .draws import Draws
@@ -109,6 +110,11 @@ def log_likelihood(
     parts = []
     for values, size in _batches(draws, batch_size):
         site = _site(_run(model, values, size, series), "x")
+        if drawn_density(site["fn"]):
+            raise ValueError(
+                "model: expected a density of site 'x', got an estimate of one that is drawn anew "
+                "at each call; score predictions by their errors"
+            )
         # The mask counts and the scale of a subsampled plate does not.
         density = scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
         if density.dim() > 2 or density.shape[-1:] != (len(series),):

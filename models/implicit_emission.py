@@ -31,8 +31,9 @@ class ImplicitEmission(ImplicitSettings, Emission):
 
     Its density is a bound: ``log_prob`` estimates, with fresh noise at each call, a lower bound of
     log p(x_t | z_t), split feature by feature; see `pyro_lebm.diffusion.chain.GaussianChain`. It is
-    right in the mean for ELBOs, and not for a kernel that accepts by ratios. It is refused at
-    stochasticity 0, which only samples.
+    right in the mean for ELBOs; our kernels, annealing and scores of likelihood refuse it, as what
+    is accepted by ratios or averaged in exponents would be wrong (Pyro's own kernels cannot tell).
+    It is refused at stochasticity 0, which only samples.
 
     What is hidden says nothing: told by ``seen``, the denoiser is given pure noise in its place and
     the mask beside it. The bound is then that of a model of the seen features of each mask, of its
@@ -128,6 +129,7 @@ class ImplicitObservation(TorchDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = dist.constraints.real
     has_rsample = False
+    random_density = True
 
     def __init__(self, emission: ImplicitEmission, path: Tensor, mask: Tensor | None = None):
         self.emission, self.path, self.seen = emission, path, mask

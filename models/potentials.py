@@ -44,6 +44,11 @@ def check_potential(potential: Callable[[Tensor], Tensor], latent: int) -> None:
             f"potential: expected one number per position, shape (3, 2) for (3, 2, {latent}), got "
             f"shape {tuple(found)}"
         )
+    if (slope := gradient(potential, probe)).shape != probe.shape:
+        raise ValueError(
+            f"potential: expected a gradient of shape {tuple(probe.shape)}, got "
+            f"{tuple(slope.shape)}"
+        )
 
 
 class CoupledOscillators(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import pyro
@@ -44,7 +46,8 @@ class StepwiseModel(SequenceModel):
 
     Raises:
         ValueError: for sizes below one or a prior of another size; when called: for neither or both
-            of ``series`` and ``times``, times that decrease, a series of another size or dtype.
+            of ``series`` and ``times``, times that decrease or are not finite, no sequence, or a
+            series or covariates of another size or dtype.
     """
 
     # Draws are of steps between certain times: predictions at others would take them for theirs.
@@ -80,7 +83,8 @@ class StepwiseModel(SequenceModel):
 
         Args:
             z: the state ``(..., S)``.
-            gap: time to the next state, ``(..., 1)`` or ``(1,)``, at least 0, 0 at padding.
+            gap: time to the next state, ``(..., 1)`` or ``(1,)``, at least 0. At padding it is 0,
+                and where the state goes there is nobody's concern.
             noise: ``(..., M)``, standard normal in the prior.
             u: covariates at the next time ``(..., C)``.
         """
@@ -105,16 +109,22 @@ class StepwiseModel(SequenceModel):
         Returns:
             the states ``(..., N, K, S)``.
         """
-        if (series is None) == (times is None) or (times is not None and n is None):
-            raise ValueError("series: expected a Series, or times and n")
         if series is not None:
+            if times is not None or n is not None or covariates is not None:
+                raise ValueError("series: expected no times, n or covariates beside it")
             self._check_series(series, self._like.dtype)
             times, covariates = series.times, series.covariates
-        assert times is not None
+        elif times is None or n is None:
+            raise ValueError("series: expected a Series, or times and n")
+        else:
+            check_times(times, n, covariates)
         gaps = self._gaps(times, covariates)
         with self._sequences(series, n):
             z0 = initial(self.prior)
-            path = self.path(z0, self._draw(gaps.shape[-1]), gaps, covariates)
+            noise = self._draw(gaps.shape[-1])
+            path = self._recalled(z0, noise, gaps, covariates)
+            if path is None:
+                path = self.path(z0, noise, gaps, covariates)
             if series is not None:
                 seen = self._seen(path, series.mask)
                 pyro.sample("x", seen.mask(series.mask).to_event(2), obs=series.filled)
@@ -133,9 +143,6 @@ class StepwiseModel(SequenceModel):
             gaps: ``(K - 1,)`` or ``(N, K - 1)``.
             covariates: ``(N, K, C)``.
         """
-        known = self._recalled(z0, noise)
-        if known is not None:
-            return known
         states = [z0]
         for k in range(gaps.shape[-1]):
             assert noise is not None
@@ -144,14 +151,37 @@ class StepwiseModel(SequenceModel):
         shape = torch.broadcast_shapes(*(z.shape for z in states))
         return torch.stack([z.expand(shape) for z in states], -2)
 
-    def remember(self, z0: Tensor, noise: Tensor, path: Tensor) -> None:
-        """The path of this very noise, for the next call: a guide has walked it already."""
-        if torch.is_grad_enabled():
-            _WALKED[self] = (z0, noise, path)
+    def remember(
+        self, z0: Tensor, noise: Tensor, path: Tensor, gaps: Tensor, covariates: Tensor | None
+    ) -> None:
+        """The path of this very noise, for the program's next run: a guide has walked it already.
 
-    def _recalled(self, z0: Tensor, noise: Tensor | None) -> Tensor | None:
-        first, drawn, path = _WALKED.pop(self, (None, None, None))
-        return path if first is z0 and drawn is noise else None
+        It is forgotten when the guide's draw is, and where anything that it hangs on has changed.
+        """
+        tensors = tuple(weakref.ref(x) for x in (z0, noise, path))
+        _WALKED[self] = (*tensors, gaps, covariates, self._state())
+
+    def _recalled(
+        self, z0: Tensor, noise: Tensor | None, gaps: Tensor, covariates: Tensor | None
+    ) -> Tensor | None:
+        if self not in _WALKED:
+            return None
+        first, drawn, known, between, driven, state = _WALKED.pop(self)
+        path: Tensor | None = known()
+        if noise is None or path is None or first() is not z0 or drawn() is not noise:
+            return None
+        if not (torch.equal(between, gaps) and driven is covariates and state == self._state()):
+            return None
+        # Where a program runs, Pyro learns of parameters as they are fetched; a guide's walk is
+        # outside of it.
+        for name in (*self._modules, *self._parameters):
+            getattr(self, name)
+        return path
+
+    def _state(self) -> tuple[Any, ...]:
+        """What a path hangs on beside its noise."""
+        versions = tuple(p._version for p in self.parameters())
+        return versions, self.noise, tuple(self.structure().items())
 
     def _draw(self, steps: int) -> Tensor | None:
         if not steps:
@@ -169,7 +199,12 @@ class StepwiseModel(SequenceModel):
         found = 0 if covariates is None else covariates.shape[-1]
         if found != self.covariates:
             raise ValueError(f"covariates: expected {self.covariates} of them, got {found}")
-        gaps = times.to(self._like).diff(dim=-1)
+        like = self._like
+        if covariates is not None and covariates.dtype != like.dtype:
+            raise ValueError(
+                f"covariates: expected {like.dtype} as the model is, got {covariates.dtype}"
+            )
+        gaps = times.to(like).diff(dim=-1)
         if bool((gaps < 0).any()):
             raise ValueError("times: expected times that do not decrease")
         return gaps
@@ -185,4 +220,23 @@ class StepwiseModel(SequenceModel):
         return {"sizes": sizes, **super().structure()}
 
 
-_WALKED: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor, Tensor]] = WeakKeyDictionary()
+def check_times(times: Tensor, n: int, covariates: Tensor | None) -> None:
+    """Refuse times that are not ``(K,)`` or ``(n, K)``, finite and in order, or covariates unlike.
+
+    Raises:
+        ValueError: naming what came.
+    """
+    if n < 1:
+        raise ValueError(f"n: expected at least 1 sequence, got {n}")
+    shape = tuple(times.shape)
+    if times.dim() not in (1, 2) or times.numel() == 0 or shape[:-1] not in ((), (n,)):
+        raise ValueError(f"times: expected shape (K,) or ({n}, K), got {shape}")
+    if not bool(torch.isfinite(times).all()):
+        raise ValueError("times: expected finite numbers, got NaN or inf")
+    if covariates is not None and covariates.shape[:-1] != (n, shape[-1]):
+        raise ValueError(
+            f"covariates: expected shape ({n}, {shape[-1]}, C), got {tuple(covariates.shape)}"
+        )
+
+
+_WALKED: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()

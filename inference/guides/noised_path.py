@@ -92,7 +92,8 @@ class NoisedPath(TorchDistribution):
         self._drawn = self._draw(self.walk._replace(z0=z0))
         tell = getattr(self.walk.model, "remember", None)
         if tell is not None and not sample_shape:  # the model would walk the same way again
-            tell(self.walk.z0, self._drawn.noise, self._drawn.path)
+            walk, drawn = self.walk, self._drawn
+            tell(walk.z0, drawn.noise, drawn.path, walk.gaps, walk.covariates)
         return self._drawn.noise
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -60,16 +60,20 @@ class PathGuide(Guide):
         training: ``"samples"``, Gaussians over the noise, through whatever sampler the model has;
             ``"diffusion"``, Gaussians over the states and the diffusion-based bound, for a model
             whose ``stochasticity`` is above 0 (the two algorithms of arXiv 2306.07077).
-        dropout: share of entries hidden from the encoder at each step of the training, and the only
-            ones the likelihood then counts, as many times as they are few: coordinated dropout
+        dropout: share of entries hidden from the encoder at each step of `fit`, and the only ones
+            that the likelihood then counts, as many times as they are few: coordinated dropout
             (Keshtkaran & Pandarinath 2019), which keeps a guide from copying its input.
-        view: what the encoder may see of a training sequence; default everything observed.
+        view: what the encoder may see of a training sequence, on the same times; default everything
+            observed. New sequences are seen whole.
         unit: of time, a typical gap.
 
     Raises:
+        TypeError: for a ``series`` that is no Series.
         ValueError: for a model with other latent sites or without ``step``, a dropout outside [0,
-            1), another training, both ``dropout`` and ``view``, or an encoder that returns another
-            shape.
+            1) or of a model whose density is drawn at random, both ``dropout`` and ``view``,
+            another training, one by diffusion at stochasticity 0, a unit that is not positive, an
+            encoder without ``features``; when called: for an encoder that returns another shape, a
+            view on other times, or a model whose steps draw other numbers than when this was built.
 
     Example:
         >>> class Walk(pyro.nn.PyroModule):
@@ -107,8 +111,11 @@ class PathGuide(Guide):
         unit: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(series, Series):
+            raise TypeError(f"series: expected a Series, got {type(series).__name__}")
         super().__init__(Program.read(model, series, **kwargs))
-        _check(self.program, training, dropout, view)
+        _check(self.program, training)
+        _check_options(self.program, dropout, view, unit)
         if encoder is None:
             channels = 0 if series.covariates is None else series.covariates.shape[-1]
             encoder = PathEncoder(
@@ -122,8 +129,11 @@ class PathGuide(Guide):
         self.encoder, self.targets = encoder, training == "diffusion"
         self.dropout, self.view, self.unit = dropout, view, unit
         self.state = self._state()
-        features: Any = encoder.features
-        size = self.state if self.targets else self._model.noise
+        features: Any = getattr(encoder, "features", None)
+        if not isinstance(features, int):
+            raise ValueError("encoder: expected an attribute features, how many a time has")
+        self._drawn = self._model.noise
+        size = self.state if self.targets else self._drawn
         self.first = nn.Linear(features, 2 * self.state)
         # Of the features of all steps at once, and of the state before each: never concatenated.
         self.told = nn.Linear(features + 1, hidden)
@@ -144,6 +154,8 @@ class PathGuide(Guide):
     def forward(self, series: Series, **kwargs: Any) -> None:
         """The guide: the first state, and the noise of each step."""
         program = self.program.rebind(series, **kwargs)
+        if self.view is not None:
+            series = _viewed(self.view, series)
         features = self._features(series)
         with program.inside(program.common):
             z0 = pyro.sample("z0", self._first(features).to_event(1))
@@ -167,9 +179,7 @@ class PathGuide(Guide):
         return Draws(kept, method="path guide (amortised, step by step)")
 
     def offered(self, series: Series) -> Offered:
-        """What a training step is made of: see ``dropout`` and ``view``."""
-        if self.view is not None:
-            return Offered(self.view(series), series, 1.0)
+        """What a step of `fit` is made of: see ``dropout``."""
         if not self.dropout:
             return Offered(series, series, 1.0)
         hidden = torch.rand(series.mask.shape, device=series.mask.device) < self.dropout
@@ -188,7 +198,12 @@ class PathGuide(Guide):
         return dist.Normal(loc, F.softplus(raw + WIDE) + 1e-4)
 
     def _noise(self, series: Series, features: Tensor, z0: Tensor) -> NoisedPath:
-        gaps = series.times.diff(dim=-1)
+        if self._model.noise != self._drawn:
+            raise ValueError(
+                f"model: expected {self._drawn} numbers a step, as when this guide was built, got "
+                f"{self._model.noise}: put its settings back, or build a guide anew"
+            )
+        gaps = series.times.to(z0).diff(dim=-1)
         steps = gaps.expand(len(series), -1)[..., None] / self.unit
         told = self.told(torch.cat([features[:, 1:], steps], -1))
         stood, last, targets = self.stood.weight, self.last, self.targets
@@ -208,21 +223,45 @@ def _free(mask: Tensor) -> Tensor:
     return seen[:, 1:] == 0
 
 
-def _check(program: Program, training: str, dropout: float, view: object) -> None:
+def _viewed(view: Callable[[Series], Series], series: Series) -> Series:
+    found = view(series)
+    if found.mask.shape != series.mask.shape or not torch.equal(found.times, series.times):
+        raise ValueError(
+            f"view: expected the same times, with entries hidden, got {found} of {series}"
+        )
+    return found
+
+
+def _check(program: Program, training: str) -> None:
     names = [site.name for site in program.sites]
     if names not in (["z0", "noise"], ["z0"]) or len(program.common) != 1:
         raise ValueError(
             "model: expected latent sites 'z0' and 'noise' in one plate of sequences, got "
             f"{names} in {program.common}"
         )
-    needed = ("noise", "step") + (("bridge", "retrace") if training == "diffusion" else ())
-    missing = [name for name in needed if not hasattr(program.model, name)]
-    if missing:
-        kind = type(program.model).__name__
-        raise ValueError(f"model: expected {missing}, which {kind} does not have")
     if training not in ("samples", "diffusion"):
         raise ValueError(f"training: expected 'samples' or 'diffusion', got {training!r}")
+    model, diffusion = program.model, training == "diffusion"
+    needed = ("noise", "step") + (("bridge", "retrace") if diffusion else ())
+    missing = [name for name in needed if not hasattr(model, name)]
+    if missing:
+        kind = type(model).__name__
+        raise ValueError(f"model: expected {missing}, which {kind} does not have")
+    if diffusion and getattr(model, "stochasticity", 1.0) == 0:
+        raise ValueError(
+            "training: expected a model of stochasticity above 0 to train by diffusion, got 0"
+        )
+
+
+def _check_options(program: Program, dropout: float, view: object, unit: float) -> None:
+    if not 0 < unit < float("inf"):
+        raise ValueError(f"unit: expected a positive number, got {unit}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: expected a share from 0 to below 1, got {dropout}")
     if dropout and view is not None:
         raise ValueError("dropout, view: expected one of the two")
+    if dropout and program.random:
+        raise ValueError(
+            f"dropout: expected 0 for a model whose density of {program.random!r} is drawn at "
+            "random and told what counts: of parts of a time it is another model's"
+        )

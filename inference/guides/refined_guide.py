@@ -83,6 +83,8 @@ class RefinedGuide(Guide):
         friction: float = 0.05,
         adapt: bool | None = None,
     ) -> None:
+        if not isinstance(guide, EncoderGuide):
+            raise TypeError(f"guide: expected an EncoderGuide, got {type(guide).__name__}")
         super().__init__(guide.program)
         check_step_size(step_size)
         check_share("refine_from", refine_from)

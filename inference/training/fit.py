@@ -255,6 +255,11 @@ def _check(model: nn.Module, guide: nn.Module, series: Series, settings: Setting
             f"kl_warmup: expected at most the guide's refine_from, {refine_from}, from which on it "
             f"draws from the posterior itself; got {settings.kl_warmup}"
         )
+    if settings.horizon_warmup > 0 and getattr(model, "bound_to_times", False):
+        raise ValueError(
+            "horizon_warmup: expected 0 for a model whose noise belongs to its times, which a "
+            f"beginning has fewer of; got {settings.horizon_warmup}"
+        )
     check_names(model, guide)
 
 

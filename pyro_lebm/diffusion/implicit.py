@@ -61,11 +61,11 @@ def implicit(
 ) -> Tensor:
     r"""A value out of noise, in few steps (Song, Meng & Ermon 2021, arXiv 2010.02502).
 
-    The last step of order 1 lands on the denoiser's prediction. Few deterministic steps narrow what they
-    sample, the narrower it is the more: of a Gaussian of standard deviation 1 five steps of first
-    order leave .61 of the variance, of one of .1 less than a tenth. Order 2, at the same cost,
-    leaves nearly all of the former (.98, the mean as it is): each step goes to where the last two
-    predictions lead at its middle (a choice of ours, as in Lu et al. 2022, arXiv 2211.01095).
+    The last step of order 1 lands on the denoiser's prediction. Few deterministic steps narrow what
+    they sample, the narrower it is the more: of a Gaussian of standard deviation 1 five steps of
+    first order leave .61 of the variance, of one of .1 less than a tenth. Order 2, at the same
+    cost, leaves nearly all of the former (.98, the mean as it is): each step goes to where the last
+    two predictions lead at its middle (a choice of ours, as in Lu et al. 2022, arXiv 2211.01095).
 
     Args:
         denoise: ``(u, level) -> clean value``, or a pair whose first is that; level in [0, 1].

@@ -48,6 +48,7 @@ class Program(Layout):
     kwargs: dict[str, Any]
     values: dict[str, Tensor]
     minibatches: dict[str, tuple[int, int]]
+    random: str = ""  # the observed site whose density is an estimate drawn anew at each call
     _said: dict[str, Any] = field(default_factory=dict, repr=False)
     _loops: list[str] = field(default_factory=list, repr=False)  # why, if it cannot be mapped
     _compared: set[str] = field(default_factory=set, repr=False)  # structures compiled rightly
@@ -69,9 +70,8 @@ class Program(Layout):
         shared = set.intersection(*(set(names) for names in notes.around.values()))
         common = tuple(sorted(shared, key=lambda name: notes.plates[name].dim))
         sites = tuple(notes.site(name) for name in notes.latent)
-        return cls(
-            sites, notes.plates, common, model, args, kwargs, notes.values, notes.minibatches
-        )
+        seen = (notes.values, notes.minibatches, notes.random)
+        return cls(sites, notes.plates, common, model, args, kwargs, *seen)
 
     def rebind(self, *args: Any, **kwargs: Any) -> Program:
         """The same structure on other data, read off a run that stops at the last latent site."""

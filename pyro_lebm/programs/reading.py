@@ -79,6 +79,7 @@ class Reading(Messenger):
         self.around: dict[str, tuple[str, ...]] = {}
         self.indices: dict[str, Tensor] = {}
         self.minibatches: dict[str, tuple[int, int]] = {}
+        self.random = ""
         self.fixed: dict[str, EnergyBased] = {}  # energies of observed sites, and tilts' factors
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -105,6 +106,7 @@ class Reading(Messenger):
             density = msg["fn"].density if isinstance(msg["fn"], TiltFactor) else tilted(msg["fn"])
             if density is not None:
                 self.fixed[name] = density
+            self.random = name if drawn_density(msg["fn"]) else self.random
             return
         self.latent[name] = msg["fn"]
         self.values[name] = msg["value"].detach()
@@ -157,6 +159,11 @@ def innermost(fn: Any) -> Any:
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
+
+
+def drawn_density(fn: Any) -> bool:
+    """Whether a log probability is an estimate, with other noise at each call."""
+    return bool(getattr(innermost(fn), "random_density", False))
 
 
 def _anywhere(fn: Any) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..conditional import ConditionalEnergyBased
 from ..factor import TiltFactor
-from .reading import Enough, Plate
+from .reading import Enough, Plate, drawn_density
 
 Fixed = Mapping[str, tuple[Tensor, Tensor | None]]  # value, and log |Jacobian| of its transform
 
@@ -106,6 +106,11 @@ class Score(Fixing):
                 f"site {msg['name']!r}: expected a density whose constant is the same everywhere, "
                 "got one of an energy given another site, whose log Z has a gradient and no value: "
                 "train it by the ELBO of an encoder or a bottom-up guide"
+            )
+        if drawn_density(msg["fn"]):
+            raise ValueError(
+                f"site {msg['name']!r}: expected a density, got an estimate of one that is drawn "
+                "anew at each call: train it by the ELBO of an encoder or a path guide"
             )
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         log_prob = scale_and_mask(log_prob, msg["scale"] / self.minibatch, msg["mask"])

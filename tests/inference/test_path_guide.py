@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+import pyro
 import pytest
 import torch
 from pyro import poutine
@@ -14,34 +14,12 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 import linear_gaussian as known
-from pyro_lebm.inference import EncoderGuide, PathEncoder, PathGuide, fit, posterior_predict
-from pyro_lebm.models import GaussianEmission, LatentODE
-from pyro_lebm.models.stepwise import StepwiseModel
+from leaky import Leaky, walks
+from pyro_lebm.inference import PathEncoder, PathGuide, fit, posterior_predict
+from pyro_lebm.models import DiffusionProcess, RecurrentGenerator
 from pyro_lebm.series import Series
 
 RATIOS = torch.tensor([0.1, 1.0, 10.0])
-
-
-class Leaky(StepwiseModel):  # type: ignore[misc]
-    """A state that leaks, driven by noise that grows with the gap."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(2, 1, 2, prior=None, emission=GaussianEmission(2, 1), **options)
-        self.kept = nn.Parameter(torch.tensor(0.9))
-        self.steps = 0
-
-    def step(self, z: Tensor, gap: Tensor, noise: Tensor, u: Tensor | None = None) -> Tensor:
-        self.steps += 1
-        moved = self.kept * z + gap * noise
-        return moved if u is None else moved + u
-
-
-def walks(n: int = 5, length: int = 6, *, shared: bool = False, hidden: int = 0) -> Series:
-    """Values with some entries hidden, and the last ``hidden`` of each sequence."""
-    times = torch.rand((length,) if shared else (n, length)).cumsum(-1)
-    mask = torch.rand(n, length, 1) > 0.3
-    mask[:, 0], mask[:, length - hidden :] = True, False
-    return Series(times, torch.where(mask, torch.randn(n, length, 1), torch.nan))
 
 
 def still() -> PyroOptim:
@@ -200,11 +178,42 @@ def test_a_path_is_walked_once_in_a_step_of_training() -> None:
     model.steps = 0
     svi.loss_and_grads(model, guide, series)
     assert model.steps == 5 and model.kept.grad is not None
-    drawn = poutine.trace(guide).get_trace(series)
+
+
+@pytest.mark.parametrize("changed", ["weights", "times", "noise"])
+def test_a_path_is_walked_anew_where_anything_has_changed(changed: str) -> None:
+    torch.manual_seed(0)
+    series, model = walks(length=6), Leaky()
+    drawn = poutine.trace(PathGuide(model, series)).get_trace(series)
     values = {name: drawn.nodes[name]["value"] for name in ("z0", "noise")}
-    known_path = model.path(values["z0"], values["noise"], series.times.diff(dim=-1))
-    again = model.path(values["z0"].clone(), values["noise"], series.times.diff(dim=-1))
-    assert torch.equal(known_path, again)
+    if changed == "weights":
+        with torch.no_grad():
+            model.kept.mul_(0.5)
+    if changed == "times":
+        series = Series(2 * series.times, series.values, series.mask)
+    if changed == "noise":
+        values["noise"] = values["noise"] + 1
+    gaps = series.times.diff(dim=-1)
+    for _ in range(2):
+        found = poutine.condition(model, values)(series)
+        assert torch.equal(found, model.path(*values.values(), gaps))
+    del drawn
+    assert not torch.equal(found, model.path(*values.values(), 2 * gaps))
+
+
+def test_plain_svi_trains_the_steps_too() -> None:
+    torch.manual_seed(0)
+    series = walks()
+    for model in (Leaky(), DiffusionProcess(2, 1, hidden=(8,)), RecurrentGenerator(2, 1)):
+        pyro.clear_param_store()
+        guide = PathGuide(model, series)
+        both = {n: p for m in (model, guide) for n, p in m.named_parameters()}
+        before = {name: p.detach().clone() for name, p in both.items()}
+        svi = SVI(model, guide, PyroOptim(torch.optim.Adam, {"lr": 0.01}), guide.elbo())
+        for _ in range(2):
+            svi.step(series)
+        assert [name for name, p in both.items() if torch.equal(p, before[name])] == []
+        assert all(p.grad is None or not bool(p.grad.any()) for p in both.values())
 
 
 class Watched(Leaky):
@@ -238,9 +247,15 @@ def test_dropped_entries_alone_are_scored_and_count_for_all() -> None:
 def test_a_view_is_for_the_encoder_alone() -> None:
     series, model = walks(20), Watched()
     guide = PathGuide(model, series, view=lambda batch: batch.hide(1))
-    assert guide.offered(series).given.mask.sum() == 20
+    told: list[Series] = []
+    guide.encoder.register_forward_pre_hook(lambda _, args: told.append(args[0]))
     fit(model, guide, series, max_steps=1, progress=False)
     assert torch.equal(model.scored.mask, series.mask)
+    assert all(int(x.mask.sum()) == 20 for x in told) and len(told) > 1
+    guide.posterior(series, draws=2)
+    assert torch.equal(told[-1].mask, series.mask)
+    with pytest.raises(ValueError, match="view: expected the same times, with entries hidden"):
+        PathGuide(model, series, view=lambda batch: batch.cut(0.5))(series)
 
 
 # Shapes
@@ -266,51 +281,3 @@ def test_draws_belong_to_their_times() -> None:
     for times in (series.times + torch.tensor([0, 0, 0, 1.0]), series.times[:, :3]):
         with pytest.raises(ValueError, match="times: expected those of series, as each step"):
             posterior_predict(model, draws, series, times)
-
-
-# Bad input
-
-
-class Broken(nn.Module):
-    features = 3
-
-    def forward(self, series: Series) -> Tensor:
-        return torch.zeros(len(series), 3)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"dropout": 1.0}, "dropout: expected a share from 0 to below 1, got 1.0"),
-        ({"dropout": 0.1, "view": lambda s: s}, "dropout, view: expected one of the two"),
-        ({"training": "adversarial"}, "training: expected 'samples' or 'diffusion', got 'advers"),
-        ({"training": "diffusion"}, "model: expected ['bridge', 'retrace'], which Leaky does not"),
-        ({"unit": 0.0}, "unit: expected a positive number, got 0.0"),
-        ({"hidden": 0}, "hidden: expected at least 1, got 0"),
-    ],
-)
-def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        PathGuide(Leaky(), walks(), **options)
-
-
-def test_other_models_and_series_are_refused() -> None:
-    series = walks(shared=True)
-    with pytest.raises(ValueError, match=re.escape("model: expected ['noise', 'step'], which")):
-        PathGuide(LatentODE(2, 1), series)
-    guide = PathGuide(Leaky(), series)
-    with pytest.raises(ValueError, match="series: expected 1 observed features and 0 covariates"):
-        guide.encode(Series(series.times, torch.zeros(5, 6, 2)))
-    with pytest.raises(
-        ValueError, match=re.escape("encoder: expected shape (5, 6, 3), got (5, 3)")
-    ):
-        PathGuide(Leaky(), series, encoder=Broken()).encode(series)
-    with pytest.raises(TypeError, match="posterior: a guide's own draws take no options"):
-        guide.posterior(series, steps=3)
-
-
-def test_an_encoder_of_the_whole_noise_serves_too() -> None:
-    series, model = walks(), Leaky()
-    guide = EncoderGuide(model, series)
-    fit(model, guide, series, max_steps=1, progress=False)
-    assert guide.posterior(series, draws=2)["noise"].shape == (1, 2, 5, 5, 2)

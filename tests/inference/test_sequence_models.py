@@ -29,6 +29,7 @@ from pyro_lebm.inference import (
 from pyro_lebm.models import (
     DiffusionProcess,
     GaussianEmission,
+    ImplicitEmission,
     LangevinFlow,
     LatentODE,
     RecurrentGenerator,
@@ -180,3 +181,52 @@ def test_a_saved_model_is_the_same(tmp_path: Path, name: str) -> None:
         torch.manual_seed(1)
         found.append(each.generate(2, data.times[0]))
     assert torch.equal(*found)
+
+
+# What only some can do
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_a_beginning_has_other_noise(name: str) -> None:
+    data, model = series(), build(name)
+    guide = PathGuide(model, data, 8)
+    with pytest.raises(ValueError, match="horizon_warmup: expected 0 for a model whose noise"):
+        fit(model, guide, data, max_steps=2, horizon_warmup=0.5, progress=False)
+
+
+def test_a_guide_is_for_the_settings_it_was_built_with() -> None:
+    data, model = series(), build("stochastic")
+    guides = [PathGuide(model, data, 8), PathGuide(model, data, 8, training="diffusion")]
+    for name, value in (("stochasticity", 0.0), ("steps", 3)):
+        before = getattr(model, name)
+        setattr(model, name, value)
+        for guide in guides:
+            with pytest.raises(ValueError, match="model: expected 9 numbers a step, as when this"):
+                guide.posterior(data, 2)
+        setattr(model, name, before)
+    with pytest.raises(ValueError, match="training: expected a model of stochasticity above 0"):
+        PathGuide(build("implicit"), data, training="diffusion")
+    with pytest.raises(TypeError, match="guide: expected an EncoderGuide, got PathGuide"):
+        RefinedGuide(guides[0])
+    with pytest.raises(TypeError, match="series: expected a Series, got Tensor"):
+        PathGuide(model, data.values)
+
+
+def test_an_estimated_density_is_for_elbos_alone() -> None:
+    data = series()
+    model = RecurrentGenerator(3, 2, emission=ImplicitEmission(3, 2, hidden=(8,)))
+    guide = PathGuide(model, data, 8)
+    fit(model, guide, data, max_steps=1, progress=False)
+    draws = guide.posterior(data, 4)
+    posterior_predict(model, draws, data)
+    with pytest.raises(ValueError, match="model: expected a density of site 'x', got an estimate"):
+        log_score(model, draws, data, Series(data.times, data.values))
+    for use in (
+        lambda: LangevinGuide(model, data)(data),
+        lambda: guide.annealed(data, 4),
+        lambda: VectorizedMCMC(MALA(model), 2, 2, num_chains=2, progress=False).run(data),
+    ):
+        with pytest.raises(ValueError, match="site 'x': expected a density, got an estimate of"):
+            use()
+    with pytest.raises(ValueError, match="dropout: expected 0 for a model whose density of 'x'"):
+        PathGuide(model, data, dropout=0.5)
