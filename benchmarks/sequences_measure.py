@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from sequences_rows import Cell, Trained
-from sequences_tasks import MISSING, NOISE, Data, centre
+from sequences_tasks import MISSING, NOISE, Data, centre, fresh_counts
 from torch import Tensor
 
 from pyro_lebm.inference import posterior_predict
@@ -75,7 +75,7 @@ def _errors(mean: Tensor, data: Data, scored: Tensor) -> Figures:
 def _spikes(cell: Cell, data: Data, mean: Tensor) -> Figures:
     neurons = cell.of.neurons
     rates, truth = neurons(mean).clamp(1e-6), neurons(data.truth)
-    counts, null = neurons(data.whole.filled), neurons(data.null)
+    counts, null = fresh_counts(truth, cell.seed), neurons(data.null)
     return {
         "bits": bits_per_spike(rates, counts, null),
         "true_bits": bits_per_spike(truth, counts, null),

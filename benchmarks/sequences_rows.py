@@ -178,7 +178,6 @@ def guide_of(cell: Cell, data: Data, model: Any) -> Guide:
         history=not markov,
         look_ahead=not markov,
         training="diffusion" if "diffusion" in cell.row else "samples",
-        dropout=task.dropout,
         view=view,
         unit=data.unit,
     )

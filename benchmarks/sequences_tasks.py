@@ -84,7 +84,6 @@ class Task:
         predictive: whether intervals are of observations, or of their means, against ``truth``.
         horizon: share of the time over which latent ODEs come to see whole sequences.
         shown: whether encoders see shares of a training sequence, or the counts alone, or all.
-        dropout: of entries that a path guide is not shown, where it would be shown all.
         centred: whether a sequence is taken less the mean of what is given of it.
     """
 
@@ -97,7 +96,6 @@ class Task:
     errors: Literal["all", "position", "hidden"] = "all"
     predictive: bool = True
     shown: Literal["shares", "counts", "all"] = "all"
-    dropout: float = 0.0
     centred: bool = False
     learning_rate: float = 1e-2
     horizon: float = 0.0
@@ -162,6 +160,12 @@ def without_position(series: Series) -> Series:
     mask = series.mask.clone()
     mask[..., -POSITION:] = False
     return series._with(mask=mask)
+
+
+def fresh_counts(rates: Tensor, seed: int) -> Tensor:
+    """Spikes of the same rates once more: of those that were given, some may have been copied."""
+    source = torch.Generator().manual_seed(700 + seed)
+    return torch.poisson(rates.double().cpu(), source).to(rates)
 
 
 def centre(given: Series, centred: bool) -> tuple[Series, Tensor]:
@@ -256,7 +260,6 @@ TASKS: dict[str, Task] = {
         Sizes(train=300, points=100, neurons=30),
         Sizes(train=2000, points=100, neurons=30, test=300, latent=16, state=128, hidden=128),
         predictive=False,
-        dropout=0.5,
         horizon=0.3,
     ),
     "reaching": Task(

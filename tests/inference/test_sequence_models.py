@@ -221,11 +221,12 @@ def test_an_estimated_density_is_for_elbos_alone() -> None:
     posterior_predict(model, draws, data)
     with pytest.raises(ValueError, match="model: expected a density of site 'x', got an estimate"):
         log_score(model, draws, data, Series(data.times, data.values))
-    for use in (
+    uses: list[Callable[[], Any]] = [
         lambda: LangevinGuide(model, data)(data),
         lambda: guide.annealed(data, 4),
         lambda: VectorizedMCMC(MALA(model), 2, 2, num_chains=2, progress=False).run(data),
-    ):
+    ]
+    for use in uses:
         with pytest.raises(ValueError, match="site 'x': expected a density, got an estimate of"):
             use()
     with pytest.raises(ValueError, match="dropout: expected 0 for a model whose density of 'x'"):
