@@ -32,7 +32,7 @@ def picture(folders: Sequence[Path], path: Path) -> Path:
     axes = figure.subplots(len(HOW), len(reports), squeeze=False)
     for column, (task, report) in zip(axes.T, reports.items(), strict=True):
         for axis, (how, label) in zip(column, HOW.items(), strict=True):
-            _draw(axis, report, how)
+            _draw(axis, report, how, WORDS[task].factor)
             axis.set(xlabel=label, yscale="log")
         column[0].set_title(f"{task}: {WORDS[task].error}", fontsize=10)
     axes[0, 0].set_ylabel("error")
@@ -54,12 +54,12 @@ def _reports(folders: Sequence[Path]) -> dict[str, Any]:
     return found
 
 
-def _draw(axis: Any, report: dict[str, Any], how: str) -> None:
+def _draw(axis: Any, report: dict[str, Any], how: str, factor: float) -> None:
     for i, row in enumerate(ROWS):
         seeds = seeds_of(report, row)
         if not seeds:
             continue
-        errors = [[at["mse"] for at in seed[how].values()] for seed in seeds]
+        errors = [[factor * at["mse"] for at in seed[how].values()] for seed in seeds]
         x = [float(share) for share in seeds[0][how]]
         by_share = [*zip(*errors, strict=True)]
         middle = [sum(each) / len(each) for each in by_share]
