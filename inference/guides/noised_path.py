@@ -26,11 +26,8 @@ class Walk(NamedTuple):
 
     def at(self, k: int) -> tuple[Tensor, Tensor | None]:
         """Gap ``(..., 1)`` and covariates of a step."""
-        return self.gaps[..., k, None], self.driven(k)
-
-    def driven(self, k: int) -> Tensor | None:
-        """Covariates of a step."""
-        return None if self.covariates is None else self.covariates[..., k + 1, :]
+        u = None if self.covariates is None else self.covariates[..., k + 1, :]
+        return self.gaps[..., k, None], u
 
 
 class Drawn(NamedTuple):
