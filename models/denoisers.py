@@ -17,6 +17,7 @@ from .fields import MLP, Layers, check_sizes
 WAVES = 8  # cosines of the level that a network sees
 LIMIT = 4.0  # of the logarithms of scales
 SMALL_GAP = 0.01  # of the unit: the share of its variance that a step of no time keeps
+REACH = 20.0  # of the states that networks tell apart: far beyond N(0, I), where paths begin
 
 
 class StepNetwork(Layers):
@@ -124,7 +125,8 @@ class TransitionDenoiser(nn.Module):
     The state is diffused in the units of a frame that the state before, the gap and the covariates
     set: :math:`z_k = z_{k-1} + g\, d + \sqrt{g + 0.01}\, e^{l}\, x`, with :math:`g = 1 -
     e^{-\Delta}`, gaps in units. As no time passes the mean goes nowhere and the spread to a tenth.
-    At the start d = 0 and x ~ N(0, I): a random walk.
+    At the start d = 0 and x ~ N(0, I): a random walk. Networks see a state within +-20: a path that
+    noise throws far out goes on by bounded steps, where a drift that grows with it would overflow.
 
     Args:
         latent: L, size of a state.
@@ -190,7 +192,12 @@ class TransitionDenoiser(nn.Module):
         return z + passed * drift, (passed + SMALL_GAP).sqrt() * limited(log_scale).exp()
 
     def _context(self, z: Tensor, gap: Tensor, u: Tensor | None) -> Tensor:
-        parts = [z, gap, (gap + SMALL_GAP).log(), *([] if u is None else [u])]
+        parts = [
+            REACH * torch.tanh(z / REACH),
+            gap,
+            (gap + SMALL_GAP).log(),
+            *([] if u is None else [u]),
+        ]
         shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*shape, part.shape[-1]) for part in parts], -1)
 

@@ -236,6 +236,16 @@ def test_no_time_hardly_moves_a_state_and_a_gap_matters() -> None:
     assert torch.equal(place, z)
 
 
+@pytest.mark.parametrize("eta", ETAS)
+def test_a_path_thrown_far_out_goes_on_by_bounded_steps(eta: float) -> None:
+    model = stirred(DiffusionProcess(2, 1, stochasticity=eta), by=1.0)  # a drift that grows with z
+    z0 = torch.tensor([[1e3, -1e3]]).expand(50, -1)
+    path = model.path(z0, torch.randn(50, 400, model.noise), torch.ones(400))
+    steps = path.diff(dim=-2).detach().norm(dim=-1)
+    first, rest = steps[:, 0].max(), steps.max()
+    assert bool(path.isfinite().all()) and float(rest) < 5 * float(first)
+
+
 def test_a_gap_is_counted_in_units() -> None:
     slow, quick = DiffusionProcess(2, 1, unit=10.0), DiffusionProcess(2, 1)
     quick.load_state_dict(stirred(slow).state_dict())
