@@ -209,6 +209,31 @@ class Series:
         rank = noise.masked_fill(~points, 2.0).argsort(-1).argsort(-1)
         return self._with(mask=self.mask & (rank < count)[..., None])
 
+    def only(self, features: slice | list[int]) -> Series:
+        """Observed in these features alone, such as spikes without the position that they tell.
+
+        Args:
+            features: places among the D, as a slice or a list.
+
+        Raises:
+            ValueError: a place that there is not, or a sequence that has nothing observed in any.
+
+        Example:
+            >>> series = Series(torch.arange(3.0), torch.zeros(2, 3, 42))
+            >>> series.only(slice(40)).mask.sum(-1)[0].tolist()
+            [40, 40, 40]
+        """
+        chosen = torch.zeros_like(self.mask)
+        try:
+            chosen[..., features] = True
+        except IndexError as error:
+            raise ValueError(
+                f"features: expected places from 0 to {self.observed - 1}, got {features}"
+            ) from error
+        given = self._with(mask=self.mask & chosen)
+        check_every_sequence(given.mask, f"features ({features}):")
+        return given
+
     def until(self, time: float) -> Series:
         """Observed up to and including ``time``; hidden after it.
 

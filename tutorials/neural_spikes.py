@@ -96,9 +96,7 @@ NEURONS, HELD, BIN = 30, 6, 0.02
 POINTS = size(60, 12)
 train = datasets.lorenz_spikes(size(300, 20), points=POINTS, seed=0)
 test, truth = datasets.lorenz_spikes(size(60, 4), points=POINTS, seed=1, truth=True)
-seen = test.mask.clone()
-seen[..., -HELD:] = False
-given = Series(test.times, test.values, seen)
+given = test.only(slice(NEURONS - HELD))
 null = train.values.mean((0, 1))
 print(train, given, sep="\n")
 print(f"mean rate {null.mean().item() / BIN:.1f} Hz")
@@ -107,7 +105,7 @@ print(f"mean rate {null.mean().item() / BIN:.1f} Hz")
 # ## 2. The model
 #
 # $$z_k = z_{k-1} + h v_{k-1}, \quad
-#   v_k = e^{-\gamma h}(v_{k-1} - h \nabla U(z_{k-1})) + \sqrt{1 - e^{-2\gamma h}}\,\varepsilon_k,
+#   v_k = e^{-\gamma h}(v_{k-1} - h \nabla U(z_k)) + \sqrt{1 - e^{-2\gamma h}}\,\varepsilon_k,
 #   \quad x_k \sim \text{Poisson}(\lambda_k(z_{1..K}, v_{1..K}))$$
 #
 # The potential $U$ is that of locally coupled oscillators, and a Transformer reads the whole path.
@@ -162,7 +160,7 @@ for name, make in {"LangevinFlow": flow, "GRU-VAE": recurrent}.items():
 # of spikes: how sure the model is. One seed each: `benchmarks/sequences.py` has intervals.
 
 # %%
-held = ~seen
+seen, held = given.mask, ~given.mask
 inferred: dict[str, Tensor] = {}
 rows = {}
 for name, (model, guide) in trained.items():
@@ -257,7 +255,7 @@ show(figure, "2_potential")
 # %%
 kept = float((-model.friction * STEP).exp())
 with torch.no_grad():
-    force = -STEP * model.potential.gradient(position[:, :-1])
+    force = -STEP * model.potential.gradient(position[:, 1:])
 parts = {
     "change of velocity": velocity.diff(dim=1),
     "by the force": kept * force,
@@ -282,9 +280,7 @@ unseen, where = datasets.reaching(size(50, 4), points=size(40, 10), seed=1, trut
 
 
 def spikes_only(series: Series) -> Series:
-    mask = series.mask.clone()
-    mask[..., CELLS:] = False
-    return series._with(mask=mask)
+    return series.only(slice(CELLS))
 
 
 pyro.set_rng_seed(0)

@@ -149,6 +149,23 @@ def test_a_cut_keeps_the_beginning_and_each_first_point() -> None:
     assert (cut.index.tolist(), cut.total) == ([0, 1], 2)
 
 
+def test_only_some_features_stay_observed() -> None:
+    s = series(d=3).hide(4)
+    for features in (slice(1, None), [1, 2]):
+        rest = s.only(features)
+        assert not rest.mask[..., 0].any() and torch.equal(rest.mask[..., 1:], s.mask[..., 1:])
+        assert torch.equal(rest.values, s.values) and rest.covariates is s.covariates
+    part = s.batch([4, 2]).only(slice(1))
+    assert (part.index.tolist(), part.total) == ([4, 2], 6)
+
+
+def test_only_refuses_features_that_are_not_there() -> None:
+    with pytest.raises(ValueError, match=r"features: expected places from 0 to 1, got \[0, 2\]"):
+        series().only([0, 2])
+    with pytest.raises(ValueError, match=r"features \(\[\]\): expected every sequence"):
+        series().only([])
+
+
 def test_without_is_what_is_left() -> None:
     s = series(t=10)
     given = s.hide(4)
