@@ -43,6 +43,7 @@ class Emission(nn.Module, ABC):
     ) -> None:
         super().__init__()
         check_sizes(latent=latent, observed=observed)
+        self.observed = observed
         self.network = MLP(latent, observed, hidden, activation) if network is None else network
 
     def read(self, path: Tensor) -> Tensor:

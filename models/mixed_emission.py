@@ -9,6 +9,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from pyro_lebm.programs.reading import drawn_density
+
 
 class Beside(TorchDistribution):
     """Independent distributions whose last batch dimensions lie beside each other.
@@ -54,6 +56,11 @@ class Beside(TorchDistribution):
     def has_rsample(self) -> bool:  # type: ignore[override]
         """Whether all parts have."""
         return all(part.has_rsample for part in self.parts)
+
+    @property
+    def random_density(self) -> bool:
+        """Whether that of a part is an estimate, with other noise at each call."""
+        return any(drawn_density(part) for part in self.parts)
 
     @property
     def support(self) -> Any:
@@ -117,8 +124,8 @@ class MixedEmission(nn.Module):
 
     Args:
         emissions: two or more, each from paths ``(..., K, S)`` to a distribution of batch shape
-            ``(..., K, D_i)``; by names, or in a list. One with a method ``seen`` also has its D_i
-            as an attribute ``observed``.
+            ``(..., K, D_i)``; by names, or in a list. One with a method ``seen`` is asked twice
+            where it does not tell its D_i by an attribute ``observed``.
 
     Raises:
         ValueError: for fewer than two.
@@ -144,6 +151,11 @@ class MixedEmission(nn.Module):
     def _each(self) -> Iterator[Any]:
         return self.emissions.children()
 
+    @property
+    def observed(self) -> int:
+        """D_1 + D_2 + ..., where each tells its own."""
+        return sum(emission.observed for emission in self._each())
+
     def forward(self, path: Tensor) -> Beside:
         """The distribution of x, batch shape ``(..., K, D_1 + D_2 + ...)``."""
         return Beside([emission(path) for emission in self._each()])
@@ -157,7 +169,8 @@ class MixedEmission(nn.Module):
             if told is None:
                 part = emission(path)
             else:
-                part = told(path, mask[..., start : start + emission.observed])
+                width = getattr(emission, "observed", None) or emission(path).batch_shape[-1]
+                part = told(path, mask[..., start : start + width])
             parts.append(part)
             start += part.batch_shape[-1]
         return Beside(parts)

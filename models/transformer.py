@@ -57,6 +57,12 @@ class TransformerEmission(nn.Module):
         nn.init.normal_(self.outward.weight, std=0.01)
         nn.init.zeros_(self.outward.bias)
 
+    @property
+    def observed(self) -> int:
+        """D, where the emission tells it."""
+        observed: int = self.emission.observed  # type: ignore[assignment]
+        return observed
+
     def read(self, path: Tensor) -> Tensor:
         """The states beside each other, ``(..., K, S) -> (..., K, S)``."""
         x = self.inward(path)

@@ -10,8 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.models import BernoulliEmission, GaussianEmission, MixedEmission, PoissonEmission
+from pyro_lebm.models import (
+    BernoulliEmission,
+    GaussianEmission,
+    ImplicitEmission,
+    MixedEmission,
+    PoissonEmission,
+    TransformerEmission,
+)
 from pyro_lebm.models.mixed_emission import Beside
+from pyro_lebm.programs.reading import drawn_density
 
 
 def parts() -> tuple[Any, Any]:
@@ -107,9 +115,7 @@ def test_a_path_read_in_several_ways(named: bool) -> None:
 
 
 class Told(GaussianEmission):  # type: ignore[misc]
-    """Two features, and told which are observed."""
-
-    observed = 2
+    """Told which features are observed."""
 
     def seen(self, path: Tensor, mask: Tensor) -> dist.TorchDistribution:
         return dist.Normal(self.read(path) * mask, self.scale)
@@ -123,6 +129,25 @@ def test_each_is_told_what_of_its_own_is_observed() -> None:
     assert torch.equal(found[..., :4], first.mean(path))
     assert torch.equal(found[..., 4:6], told.mean(path) * mask[..., 4:6])
     assert torch.equal(found[..., 6:], last.mean(path))
+
+
+def test_emissions_that_hold_others_tell_their_width() -> None:
+    spikes, position = PoissonEmission(3, 4), Told(3, 2)
+    del position.observed  # what it shows is all that is known of it
+    inner = MixedEmission([TransformerEmission(spikes, 3, width=8), BernoulliEmission(3, 1)])
+    mixed = MixedEmission([inner, position])
+    path, mask = torch.randn(5, 7, 3), torch.rand(5, 7, 7) > 0.5
+    found = mixed.seen(path, mask).mean
+    assert torch.equal(found[..., :5], inner.mean(path))
+    assert torch.equal(found[..., 5:], position.mean(path) * mask[..., 5:])
+
+
+def test_a_part_whose_density_is_drawn_makes_all_of_it_so() -> None:
+    spikes, path = PoissonEmission(3, 4), torch.randn(5, 7, 3)
+    drawn = MixedEmission([spikes, ImplicitEmission(3, 2)])(path)
+    for x in (drawn, drawn.expand((2, 5, 7, 6)), drawn.mask(False).to_event(2)):
+        assert drawn_density(x)
+    assert not drawn_density(MixedEmission([spikes, GaussianEmission(3, 2)])(path))
 
 
 def test_bad_parts_are_refused() -> None:
