@@ -180,7 +180,7 @@ class StepwiseModel(SequenceModel):
 
     def _state(self) -> tuple[Any, ...]:
         """What a path hangs on beside its noise."""
-        versions = tuple(p._version for p in self.parameters())
+        versions = tuple(x._version for x in (*self.parameters(), *self.buffers()))
         return versions, self.noise, tuple(self.structure().items())
 
     def _draw(self, steps: int) -> Tensor | None:

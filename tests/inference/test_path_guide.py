@@ -16,7 +16,12 @@ from torch.distributions import kl_divergence
 import linear_gaussian as known
 from leaky import Leaky, walks
 from pyro_lebm.inference import PathEncoder, PathGuide, fit, posterior_predict
-from pyro_lebm.models import DiffusionProcess, RecurrentGenerator
+from pyro_lebm.models import (
+    DiffusionProcess,
+    GaussianEmission,
+    LangevinFlow,
+    RecurrentGenerator,
+)
 from pyro_lebm.series import Series
 
 RATIOS = torch.tensor([0.1, 1.0, 10.0])
@@ -180,15 +185,19 @@ def test_a_path_is_walked_once_in_a_step_of_training() -> None:
     assert model.steps == 5 and model.kept.grad is not None
 
 
-@pytest.mark.parametrize("changed", ["weights", "times", "noise"])
+@pytest.mark.parametrize("changed", ["weights", "buffers", "times", "noise"])
 def test_a_path_is_walked_anew_where_anything_has_changed(changed: str) -> None:
     torch.manual_seed(0)
     series, model = walks(length=6), Leaky()
+    if changed == "buffers":  # such as a friction that is not learned
+        model = LangevinFlow(2, 1, emission=GaussianEmission(4, 1))
     drawn = poutine.trace(PathGuide(model, series)).get_trace(series)
     values = {name: drawn.nodes[name]["value"] for name in ("z0", "noise")}
     if changed == "weights":
         with torch.no_grad():
             model.kept.mul_(0.5)
+    if changed == "buffers":
+        model.flow.free_friction.add_(1.0)
     if changed == "times":
         series = Series(2 * series.times, series.values, series.mask)
     if changed == "noise":
