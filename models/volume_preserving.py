@@ -28,6 +28,7 @@ class VolumePreservingFlow(nn.Module):
 
     Raises:
         ValueError: fewer than two numbers or layers.
+        ModuleNotFoundError: without the extra ``flows``.
 
     Example:
         >>> flow = VolumePreservingFlow(3)
@@ -70,6 +71,11 @@ def _couplings(size: int, layers: int, hidden: Sequence[int]) -> list[Any]:
     try:
         from zuko.flows.coupling import GeneralCouplingTransform
         from zuko.transforms import AdditiveTransform
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "VolumePreservingFlow: expected zuko, which is not installed; "
+            "pip install 'pyro-lebm[flows]'"
+        ) from error
     finally:
         torch.distributions.Distribution.set_default_validate_args(validated)
     return [

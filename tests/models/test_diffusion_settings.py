@@ -64,6 +64,12 @@ def test_importing_zuko_leaves_validation_as_it_was(
         assert torch.distributions.Distribution._validate_args is flag
 
 
+def test_a_flow_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zuko.flows.coupling", None)
+    with pytest.raises(ModuleNotFoundError, match=r"expected zuko.*pip install 'pyro-lebm\[flows"):
+        VolumePreservingFlow(2)
+
+
 def test_to_show_a_flow_draws_nothing() -> None:
     flow, before = VolumePreservingFlow(2), torch.get_rng_state()
     assert repr(nn.Sequential(flow)).count("VolumePreservingFlow(size=2, layers=4)") == 1
