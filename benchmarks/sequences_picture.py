@@ -12,7 +12,10 @@ from sequences_rows import ROWS
 from sequences_tasks import TASKS
 from side_by_side_render import seeds_of
 
-HOW = {"missing": "share of points missing", "noise": "noise added, share of the data's sd"}
+HOW = {
+    "missing": "share of points missing",
+    "noise": "noise added, share of the sd (of counts: of the mean)",
+}
 
 
 def picture(folders: Sequence[Path], path: Path) -> Path:

@@ -62,9 +62,9 @@ class DiffusionProcess(ImplicitSettings, StepwiseModel):
             as `VolumePreservingFlow`; default none.
 
     Raises:
-        ValueError: for sizes or steps below one, a stochasticity outside of [0, 1], an order other
-            than 1 and 2, a unit that is not above 0, a flow of another size; when called: see
-            `StepwiseModel`.
+        ValueError: for sizes or steps below one, no hidden layer, a stochasticity outside of [0,
+            1], an order other than 1 and 2, a unit that is not above 0, a flow of another size;
+            when called: see `StepwiseModel`.
 
     Example:
         >>> model = DiffusionProcess(latent=2, observed=1)

@@ -51,7 +51,8 @@ class LangevinFlow(StepwiseModel):
         observed: D, size of an observation.
         potential: module U from ``(..., L)`` to ``(...)``, with a method ``gradient`` of its own or
             by autograd; default `CoupledOscillators` of 4 groups, or of 2 or 1 where 4 do not
-            divide L. Steps are stable where h squared times its stiffness is below 4.
+            divide L. Steps, or substeps, are stable where h squared times its stiffness is below 4;
+            the published ones below :math:`\gamma / (1 - \gamma)`.
         friction: :math:`\gamma`, a rate in the time of h; below 1 if ``update="published"``.
         learn_friction: whether it is learned, from this start.
         step_size: h of a gap of one unit.

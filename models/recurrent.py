@@ -23,7 +23,7 @@ class RecurrentGenerator(StepwiseModel):
     inferred inputs are here the noise, N(0, I) and independent from step to step, and whose
     generator's first state is ``z0`` itself. Gaps are an input, so that times may be irregular; a
     gap of 0 moves the state like any other. The unit is that of Cho et al. (2014, arXiv
-    1406.1078).
+    1406.1078) as `torch.nn.GRUCell` has it.
 
     Sites as for :class:`~pyro_lebm.models.stepwise.StepwiseModel`.
 

@@ -333,7 +333,9 @@ print(diagnose(tree))
 # as
 #
 # ```python
-# recording = datasets.neural_latents(path, align="move_onset_time", window=(0.25, 0.45))
+# recording = datasets.neural_latents(
+#     path, align="move_onset_time", window=(0.25, 0.45), behaviour="hand_vel"
+# )
 # train, held = recording.series, recording.heldout
 # ```
 #

@@ -142,7 +142,7 @@ class TargetedPath(NoisedPath):
 
     and, given a state, the levels in between by the diffusion's own reference (Ho et al. 2020,
     arXiv 2006.11239; Song et al. 2021, arXiv 2010.02502): the divergence is the diffusion-based
-    bound, a sum of denoising errors.
+    bound, log q of the states drawn and a sum of denoising errors.
 
     Args:
         walk: where the path begins; its model has ``bridge`` and ``retrace``, as

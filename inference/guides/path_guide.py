@@ -45,8 +45,8 @@ class PathGuide(Guide):
     :math:`h_k` of the observations: those of the past (``history``), and those of the future
     as well (``look_ahead``), which the true posterior depends on; with neither the guide is
     Markovian, :math:`q(z_k \mid z_{k-1}, x_k)`. Steps after which a sequence has nothing observed
-    are the prior's. It is trained by the ELBO, by default with the divergence of each step in
-    closed form (``TraceMeanField_ELBO``).
+    are the prior's. It is trained by the ELBO, with the divergence of each step in closed form as
+    far as there is one (``TraceMeanField_ELBO``).
 
     Args:
         model: the Pyro program, with sites ``z0`` and ``noise`` and a method ``step``, such as a

@@ -17,7 +17,7 @@ SIGMA, RHO, BETA = 10.0, 28.0, 8.0 / 3.0
 CENTRE, SCALE = (0.0, 0.0, 23.55), (7.92, 9.01, 8.63)
 SPEED = 2.0  # units of Lorenz's time in a second: about 2.7 turns
 LONGEST_STEP, BURN_IN, BURN_IN_STEP = 0.01, (10.0, 20.0), 0.02  # in Lorenz's time
-SPREAD = 1.4  # of log rates: about s^2 / (2 log 2) bits a spike
+SPREAD = 1.4  # of log rates: about 1 bit a spike
 MEAN_RATE = (5.0, 20.0)  # Hz
 ATTRACTOR_DRAWS = 1000
 

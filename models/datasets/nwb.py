@@ -25,8 +25,9 @@ class NeuralLatents(NamedTuple):
     Attributes:
         series: counts ``(N, T, D)`` of D units, times in seconds from the start of the first bin.
         heldout: ``(D,)`` bool, the units that the benchmark wants predicted.
-        behaviour: ``(N, T, B)`` at the middle of each bin, NaN where nothing was recorded or the
-            trial is over; None unless asked for.
+        behaviour: ``(N, T, B)`` at the middle of each bin, by lines from sample to sample; NaN
+            before the first and after the last and, without a window, where the trial is over; None
+            unless asked for.
         trials: ``(N,)`` rows of the file's table of trials.
     """
 

@@ -136,7 +136,7 @@ class GaussianChain:
         )
 
     def gaps(self, value: Tensor, m: int | None = None) -> Tensor:
-        """The ratio of `bridge` alone, ``(...)``, from levels drawn each by itself.
+        """The divergence of `bridge` alone, ``(...)``, from levels drawn each by itself.
 
         Args:
             value: ``(..., L)``.
