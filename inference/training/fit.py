@@ -41,6 +41,7 @@ def fit(
     learning_rate: float = 3e-3,
     learning_rates: Mapping[str, float] | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
+    rate_warmup: float = 0.0,
     final_rate: float = 0.1,
     clip_norm: float | None = None,
     kl_warmup: float = 0.0,
@@ -99,6 +100,8 @@ def fit(
             longest prefix wins. An energy prior that none matches has a tenth of `learning_rate`.
         betas: Adam's decay rates of the two moments. A second one of .99 forgets an exploding
             gradient, as long trajectories have them, ten times sooner than the default.
+        rate_warmup: fraction of the run over which learning rates rise from near 0: where first
+            steps at the full rate would throw a model to where latents say nothing.
         final_rate: learning rates fall along a cosine to this fraction.
         clip_norm: the largest norm of the gradient of the loss per sequence, for each prefix of
             `learning_rates` apart; None: no clipping.
@@ -181,6 +184,7 @@ def fit(
         learning_rate=learning_rate,
         learning_rates=dict(learning_rates or {}),
         betas=betas,
+        rate_warmup=rate_warmup,
         final_rate=final_rate,
         clip_norm=clip_norm,
         kl_warmup=kl_warmup,

@@ -27,6 +27,7 @@ class Settings:
     learning_rate: float = 3e-3
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     betas: tuple[float, float] = (0.9, 0.999)
+    rate_warmup: float = 0.0
     final_rate: float = 0.1
     clip_norm: float | None = None
     kl_warmup: float = 0.0
@@ -56,7 +57,7 @@ class Settings:
                 raise ValueError(
                     f"learning_rates[{prefix!r}]: expected a number of at least 0, got {rate}"
                 )
-        for name in ("final_rate", "kl_warmup", "horizon_warmup", "energy_from"):
+        for name in ("rate_warmup", "final_rate", "kl_warmup", "horizon_warmup", "energy_from"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected a fraction in [0, 1], got {value}")
@@ -79,13 +80,19 @@ class Settings:
         return min(1.0, max(done))
 
     def rate_factor(self, progress: float) -> float:
-        """The schedule of the learning rates: a cosine from 1 down to `final_rate`."""
-        return self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+        """The schedule of the learning rates: a cosine from 1 down to `final_rate`, warmed up."""
+        cosine = self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+        return cosine * warmed(progress, self.rate_warmup)
 
     def to_state(self) -> dict[str, Any]:
         """The settings that the numbers of a run depend on, as plain data."""
         state = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _FREE}
         return {**state, "learning_rates": dict(self.learning_rates)}
+
+
+def warmed(progress: float, warmup: float) -> float:
+    """What rises from near 0 to 1 over a first fraction of a run."""
+    return 1.0 if progress >= warmup else max(progress / warmup, 1e-3)
 
 
 def check_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from .history import History
 from .horizon import Horizon
 from .optimiser import Optimiser
 from .registration import RefuseUnnormalised, register
-from .settings import Settings
+from .settings import Settings, warmed
 from .snapshot import is_finite, restore, rng_state, set_rng_state, take, undone
 from .validation import EarlyStop
 from .warmup import Warm
@@ -259,9 +259,8 @@ class Training:
         """Put everything that follows a schedule where it belongs; the base learning rate."""
         self._schedule(progress)
         self._set_learning(progress >= self.settings.energy_from)
-        warm = self.settings.kl_warmup
         for program in self.programs:
-            program.scale = 1.0 if progress >= warm else max(progress / warm, 1e-3)
+            program.scale = warmed(progress, self.settings.kl_warmup)
         self.optimiser.factor = self.settings.rate_factor(progress) * self.guard.factor
         self.optimiser.energy_factor = self.guard.energy_factor
         return self.settings.learning_rate * self.optimiser.factor

@@ -216,6 +216,7 @@ def test_the_bar_shows_loss_and_acceptance(capsys: pytest.CaptureFixture[str]) -
         ({"learning_rates": {"net.": -1.0}}, r"learning_rates\['net.'\]: expected a number"),
         ({"learning_rates": {"net": 1e-3, "energy.": 1e-3}}, "prefix 'energy.' matches no param"),
         ({"final_rate": 1.5}, "final_rate: expected a fraction"),
+        ({"rate_warmup": -0.1}, "rate_warmup: expected a fraction"),
         ({"kl_warmup": math.nan}, "kl_warmup: expected a fraction"),
         ({"horizon_warmup": -0.1}, "horizon_warmup: expected a fraction"),
         ({"betas": (0.9, 1.0)}, "betas: expected two numbers in"),

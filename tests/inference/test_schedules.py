@@ -41,6 +41,13 @@ def test_rates_follow_a_cosine() -> None:
     assert history.column("learning_rate").tolist() == pytest.approx(expected)
 
 
+def test_rates_warm_up_to_the_cosine() -> None:
+    history = fit(Linear(), Encoder(), data(), max_steps=10, rate_warmup=0.4, **QUIET)
+    plain = fit(Linear(), Encoder(), data(), max_steps=10, **QUIET)
+    ratio = history.column("learning_rate") / plain.column("learning_rate")
+    assert ratio.tolist() == pytest.approx([1e-3, 0.25, 0.5, 0.75] + [1.0] * 6)
+
+
 def test_clipping_bounds_each_group_of_parameters() -> None:
     class Seen(Linear):
         def forward(self, series: Series) -> None:
