@@ -29,15 +29,7 @@ HERE = Path(__file__).parent
 RESULTS, TABLES = HERE / "results" / "sequences", HERE / "RESULTS.md"
 PICTURE = HERE / "results" / "sequences_robustness.png"
 RUNS = Path("runs") / "sequences"
-SETTINGS = (
-    "seconds",
-    "scale",
-    "device",
-    "learning_rate",
-    "kl_warmup",
-    "validation",
-    "quick",
-)
+SETTINGS = ("seconds", "scale", "device", "learning_rate", "validation", "quick")
 
 
 def run(args: argparse.Namespace, task: str) -> Path:
@@ -65,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", choices=("small", "full"), default="small")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--learning-rate", type=float, help="default: the task's")
-    parser.add_argument("--kl-warmup", type=float, help="share of the time; default: the task's")
     parser.add_argument("--validation", action="store_true", help="for choices: never on test")
     parser.add_argument("--quick", action="store_true", help="tiny: a check that it runs")
     parser.add_argument("--render", action="store_true", help="what there is, run nothing")

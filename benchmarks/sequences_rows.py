@@ -50,6 +50,7 @@ ROWS = {
 STEPS = 5  # of the diffusion, for a transition
 
 REFINED, FITTED = 0.1, 0.1  # shares of the time: chains from the encoder, the energy
+WARM = 0.2  # share of the time over which latents come to count
 VISITS = 6
 BETAS = (0.9, 0.95)
 
@@ -65,7 +66,6 @@ class Cell:
     scale: str = "small"
     device: str = "cpu"
     learning_rate: float | None = None
-    kl_warmup: float | None = None
     validation: bool = False
     quick: bool = False
 
@@ -88,10 +88,6 @@ class Cell:
     @property
     def rate(self) -> float:
         return self.learning_rate or self.of.learning_rate
-
-    @property
-    def warm(self) -> float:
-        return self.of.kl_warmup if self.kl_warmup is None else self.kl_warmup
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -197,7 +193,7 @@ def train(cell: Cell, data: Data) -> Trained:
     guide = guide_of(cell, data, model)
     watch = Watch(cell)
     late = REFINED + FITTED if cell.row == "ode_lebm" else 0.0
-    watch.fit(model, guide, data, 1 - late, kl_warmup=cell.warm)
+    watch.fit(model, guide, data, 1 - late, kl_warmup=WARM)
     if cell.row != "ode_lebm":
         return watch.trained(model, guide, {})
     assert isinstance(guide, EncoderGuide)

@@ -85,7 +85,6 @@ class Task:
         horizon: share of the time over which latent ODEs come to see whole sequences.
         shown: whether encoders see shares of a training sequence, or the counts alone, or all.
         centred: whether a sequence is taken less the mean of what is given of it.
-        kl_warmup: share of the time over which latents come to count.
     """
 
     told: str
@@ -99,7 +98,6 @@ class Task:
     shown: Literal["shares", "counts", "all"] = "all"
     centred: bool = False
     learning_rate: float = 1e-2
-    kl_warmup: float = 0.2
     horizon: float = 0.0
 
     @property
