@@ -84,7 +84,7 @@ def _spikes(cell: Cell, data: Data, mean: Tensor) -> Figures:
 
 
 def _corrupted(cell: Cell, data: Data, row: Trained, **how: float) -> Figures:
-    """Errors where more is missing than a test hides, or what is given has more noise."""
+    """Errors where another share is missing, or what is given has more noise."""
     few = torch.arange(min(cell.sizes.corrupted, len(data.whole)))
     task, whole = cell.of, data.whole[few]
     given = task.cut(data, whole, _generator(cell), **how)

@@ -50,7 +50,8 @@ ROWS = {
 STEPS = 5  # of the diffusion, for a transition
 
 REFINED, FITTED = 0.1, 0.1  # shares of the time: chains from the encoder, the energy
-WARM = 0.2  # share of the time over which latents come to count
+# Shares of a training over which latents come to count, and learning rates to their full size.
+WARM, RISE = 0.2, 0.1
 VISITS = 6
 BETAS = (0.9, 0.95)
 
@@ -224,6 +225,7 @@ class Watch:
             batch_size=cell.sizes.batch,
             learning_rate=rate,
             betas=BETAS,
+            rate_warmup=RISE,
             final_rate=0.02,
             clip_norm=5.0 * data.train.length,
             horizon_warmup=options.pop("horizon_warmup", cell.of.horizon if ode else 0.0),
