@@ -113,6 +113,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 50,
     "learning_rate": 1e-2,
     "betas": (0.9, 0.99),
+    "rate_warmup": 0.1,  # or first steps may throw a model to where its states say nothing
     "kl_warmup": 0.2,
     "final_rate": 0.05,
     "seed": 0,
