@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sequences_render import WORDS
+from sequences_render import NAMES, WORDS, report_of
 from sequences_rows import ROWS
 from sequences_tasks import TASKS
 from side_by_side_render import seeds_of
@@ -40,8 +39,11 @@ def picture(folders: Sequence[Path], path: Path) -> Path:
         column[0].set_title(f"{task}: {WORDS[task].error}", fontsize=10)
     axes[0, 0].set_ylabel("error")
     axes[1, 0].set_ylabel("error")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    found = [axis.get_legend_handles_labels() for axis in axes[0]]
+    rows = {
+        label: line for lines, labels in found for line, label in zip(lines, labels, strict=True)
+    }
+    figure.legend(rows.values(), rows.keys(), loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     return path
@@ -53,12 +55,12 @@ def _reports(folders: Sequence[Path]) -> dict[str, Any]:
     for folder in folders:
         for task in TASKS:
             for path in sorted(folder.glob(f"{task}_small.json")):
-                found[task] = json.loads(path.read_text())
+                found[task] = report_of(path)
     return found
 
 
 def _draw(axis: Any, report: dict[str, Any], how: str, factor: float) -> None:
-    for i, row in enumerate(ROWS):
+    for i, row in enumerate(NAMES):
         seeds = seeds_of(report, row)
         if not seeds:
             continue
@@ -66,7 +68,9 @@ def _draw(axis: Any, report: dict[str, Any], how: str, factor: float) -> None:
         x = [float(share) for share in seeds[0][how]]
         by_share = [*zip(*errors, strict=True)]
         middle = [sum(each) / len(each) for each in by_share]
-        style = "--" if row.endswith("markov") else "-"
-        axis.plot(x, middle, style, color=f"C{i}", marker="o", markersize=3, label=row)
+        plain = row not in ROWS
+        style = "--" if row.endswith("markov") else ":" if plain else "-"
+        color = ("0.6", "k", "k")[i - len(ROWS)] if plain else f"C{i}"
+        axis.plot(x, middle, style, color=color, marker="o", markersize=3, label=row)
         low, high = [min(each) for each in by_share], [max(each) for each in by_share]
-        axis.fill_between(x, low, high, color=f"C{i}", alpha=0.15, linewidth=0)
+        axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)

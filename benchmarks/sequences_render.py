@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sequences_plain import PLAIN
 from sequences_rows import ROWS
 from sequences_tasks import MISSING, NOISE, TASKS
 from side_by_side_render import Column, Seeds, differences, seeds_of, with_section
@@ -24,7 +25,10 @@ PAIRS = (
     ("langevin_flow", "latent_ode"),
     ("gru_vae", "latent_ode"),
     ("ode_lebm", "latent_ode"),
+    *((row, "gaussian_process") for row in ("ldidp_samples", "ldidp_diffusion", "ode_lebm")),
+    *((row, "smoothed") for row in ("ldidp_samples", "langevin_flow", "gru_vae")),
 )
+NAMES = {**ROWS, **PLAIN}
 WANTED = 0.95  # share of the bound
 
 
@@ -50,12 +54,21 @@ def render_into(results: Path, tables: Path) -> None:
     bound = _report(results.parent / "sequences_bound.json")
     for task in TASKS:
         for path in sorted(results.glob(f"{task}_*.json")):
-            found = render(json.loads(path.read_text()), bound)
+            found = render(report_of(path), bound)
             text = with_section(text, f"sequences {path.stem}", found)
     implicit = _report(results.parent / "implicit.json")
     if implicit is not None:
         text = with_section(text, "sequences implicit", render_implicit(implicit))
     tables.write_text(text)
+
+
+def report_of(path: Path) -> dict[str, Any]:
+    """A task's report, with the rows that need no training where they are there."""
+    report: dict[str, Any] = json.loads(path.read_text())
+    plain = _report(path.parent.with_name("sequences_plain") / path.name) or {"seeds": {}}
+    for seed, rows in report["seeds"].items():
+        rows |= plain["seeds"].get(seed, {})
+    return report
 
 
 def _report(path: Path) -> dict[str, Any] | None:
@@ -66,9 +79,10 @@ def render(report: dict[str, Any], bound: dict[str, Any] | None = None) -> str:
     """One task."""
     about = report["about"]
     task = TASKS[about["task"]]
-    rows = {name: seeds for name in ROWS if (seeds := seeds_of(report, name))}
+    rows = {name: seeds for name in NAMES if (seeds := seeds_of(report, name))}
     every = [seed for seeds in rows.values() for seed in seeds]
-    made, commits = every[0]["made"], sorted({seed["made"]["commit"] for seed in every})
+    trained = [seed for name in ROWS for seed in rows.get(name, [])]
+    made, commits = trained[0]["made"], sorted({seed["made"]["commit"] for seed in trained})
     counts = sorted({len(seeds) for seeds in rows.values()})
     command = f"python benchmarks/sequences.py {about['task']}"
     command += "" if about["scale"] == "small" else f" --scale {about['scale']}"
@@ -77,7 +91,7 @@ def render(report: dict[str, Any], bound: dict[str, Any] | None = None) -> str:
         f"{task.told[0].upper()}{task.told[1:]}. {' or '.join(map(str, counts))} seeds, "
         f"{about['seconds']:g} s of a processor a row, {about['scale']} sizes; {made['hardware']}, "
         f"torch {made['torch']}, commit {', '.join(commits)}. Mean over seeds with the half-width "
-        "of its 95 % t interval."
+        "of its 95 % t interval. Rows without iterations: `python benchmarks/sequences_plain.py`."
     )
     columns = _columns(about["task"])
     columns = {
@@ -86,7 +100,7 @@ def render(report: dict[str, Any], bound: dict[str, Any] | None = None) -> str:
         if any(column[0](seed) is not None for seed in every)
     }
     lines = [
-        [name, ROWS[name], *(told_of(seeds, *column) for column in columns.values())]
+        [name, NAMES[name], *(told_of(seeds, *column) for column in columns.values())]
         for name, seeds in rows.items()
     ]
     parts = [head, table(["row", "", *columns], lines)]

@@ -25,7 +25,7 @@ import sequences_cell
 import sequences_measure
 import side_by_side
 from sequences_picture import picture
-from sequences_render import PAIRS, render, render_implicit, render_into
+from sequences_render import NAMES, PAIRS, render, render_implicit, render_into
 from sequences_rows import ROWS, Cell, guide_of, model_of
 from sequences_tasks import MISSING, NOISE, TASKS, centre
 
@@ -239,7 +239,7 @@ def test_what_is_rendered_has_the_means_the_pairs_and_the_bound() -> None:
     assert "| gru_vae | 0.9 | 0.8 |" in text
     assert "90% missing" in text and "912 ± 2.48" not in text and "911 ± 2.48" in text
     assert "CRPS" not in text and "nan" not in text and "3 seeds" in text
-    assert {name for pair in PAIRS for name in pair} == {*ROWS}
+    assert {name for pair in PAIRS for name in pair} == {*NAMES} - {"interpolation"}
 
 
 def test_sections_are_replaced_and_the_picture_is_of_all_tasks(tmp_path: Path) -> None:
