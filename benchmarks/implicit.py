@@ -4,7 +4,7 @@
 
 A denoiser of whole spirals, 50 points in the plane as one vector, is trained on all levels of
 noise; then each sampler in turn, and again, makes as many sequences from noise of its own: implicit
-diffusion at eta 0, of first and second order; ancestral sampling; annealed Langevin dynamics. All
+diffusion at eta 0, of second and first order; ancestral sampling; annealed Langevin dynamics. All
 are compared with fresh spirals by maximum mean discrepancy, beside the floor of other fresh ones.
 One thread, all in this process.
 """
@@ -43,6 +43,7 @@ BATCH, RATE = 256, 2e-3
 TRAIN = 20_000
 AVERAGED = 0.999  # decay of the weights' average
 FEW, LEVELS, EACH = 10, 10, 100
+SHORT = 0.5  # the first step, beside the others: chosen with denoisers of seeds from 100 on
 Sampler = Callable[[Denoise, Tensor], Tensor]
 
 
@@ -50,8 +51,12 @@ def samplers(quick: bool) -> dict[str, tuple[int, Sampler]]:
     """Name -> calls of the denoiser, and the sampler; what others are compared with is first."""
     many, each = (20, 2) if quick else (LEVELS * EACH, EACH)
     return {
-        "implicit": (FEW, partial(implicit, steps=FEW, order=2)),
-        "implicit, twice the steps": (2 * FEW, partial(implicit, steps=2 * FEW, order=2)),
+        "implicit": (FEW, partial(implicit, steps=FEW, order=2, first=SHORT)),
+        "implicit, even steps": (FEW, partial(implicit, steps=FEW, order=2)),
+        "implicit, twice the steps": (
+            2 * FEW,
+            partial(implicit, steps=2 * FEW, order=2, first=SHORT),
+        ),
         "implicit, first order": (FEW, partial(implicit, steps=FEW)),
         "ancestral": (many, partial(ancestral, steps=many)),
         "annealed Langevin": (

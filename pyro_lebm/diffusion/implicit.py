@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from .denoising import Denoise, Found, at, clean_of
+from .denoising import Denoise, at, clean_of
 from .schedule import angle, levels, steps_down, weights
 
 
@@ -58,6 +59,7 @@ def implicit(
     noise: Tensor | None = None,
     *,
     order: int = 1,
+    first: float = 1.0,
 ) -> Tensor:
     r"""A value out of noise, in few steps (Song, Meng & Ermon 2021, arXiv 2010.02502).
 
@@ -74,10 +76,13 @@ def implicit(
         eta: 0 for no randomness beside the start, 1 for that of ancestral sampling.
         noise: standard normal ``(S - 1, ..., L)`` for eta above 0; default: drawn.
         order: 1, or 2 at eta 0.
+        first: length of the first step in those of the others. There nothing is known yet: a short
+            one, .5, lets order 2 see sooner how predictions change. For denoisers that were
+            learned on all of [0, 1].
 
     Raises:
         ValueError: for fewer than one step, eta outside of [0, 1], noise of another length, another
-            order, or order 2 at eta above 0.
+            order, order 2 at eta above 0, or ``first`` outside of (0, 1].
 
     Example:
         >>> start = torch.randn(4, 3)
@@ -89,10 +94,11 @@ def implicit(
         raise ValueError(f"order: expected 1, or 2 at eta 0, got {order} and eta={eta}")
     if noise is not None and len(noise) != steps - 1:
         raise ValueError(f"noise: expected {steps - 1} draws for {steps} steps, got {len(noise)}")
-    calls = at(denoise, levels(steps)[:0:-1], spread=False)
     if order == 2:
-        return _second_order(calls, start)
-    u = start
+        return _second_order(denoise, start, _downwards(steps, first))
+    if first != 1:
+        raise ValueError(f"first: expected 1 at order 1, got {first}")
+    calls, u = at(denoise, levels(steps)[:0:-1], spread=False), start
     for i, (call, step) in enumerate(zip(calls, steps_down(steps, eta), strict=True)):
         clean = clean_of(call(u))
         if i == steps - 1:
@@ -103,16 +109,25 @@ def implicit(
     raise AssertionError
 
 
-def _second_order(calls: Sequence[Callable[[Tensor], Found]], start: Tensor) -> Tensor:
+def _downwards(steps: int, first: float) -> list[float]:
+    """Levels from 1 down to 0, the first step of that length in those of the others."""
+    if not 0 < first <= 1:
+        raise ValueError(f"first: expected a number in (0, 1], got {first}")
+    whole = first + len(levels(steps)) - 2
+    return [1.0, *((whole - first - i) / whole for i in range(steps))]
+
+
+def _second_order(denoise: Denoise, start: Tensor, scale: Sequence[float]) -> Tensor:
     """Implicit steps towards the prediction at their middle, extrapolated from the last two."""
-    scale = [0.0, *(angle(level) for level in levels(len(calls))[1:])]
+    angles = [angle(level) for level in scale[:-1]] + [0.0]
+    calls = at(denoise, scale[:-1], spread=False)
     u, last = start, None
-    for i, call in enumerate(calls):
-        here, there = scale[-1 - i], scale[-2 - i]
+    for call, (here, there) in zip(calls, pairwise(angles), strict=True):
         clean = clean_of(call(u))
         middle = clean
         if last is not None:
-            middle = clean + (clean - last[0]) * ((here - there) / last[1] / 2)
+            before, step = last
+            middle = clean + (clean - before) * ((here - there) / step / 2)
         keep = math.sin(there) / math.sin(here)
         u = (math.cos(there) - keep * math.cos(here)) * middle + keep * u
         last = (clean, here - there)
@@ -123,6 +138,14 @@ def ancestral(denoise: Denoise, start: Tensor, steps: int = 1000) -> Tensor:
     """A value out of noise by ancestral sampling (Ho, Jain & Abbeel 2020, arXiv 2006.11239).
 
     It is `implicit` with all of the randomness, eta 1, and wants many steps.
+
+    Args:
+        denoise: as for `implicit`.
+        start: standard normal ``(..., L)``, the value at level 1.
+        steps: S, one call of the denoiser each.
+
+    Raises:
+        ValueError: for fewer than one step.
 
     Example:
         >>> ancestral(lambda u, level: torch.ones_like(u), torch.randn(3), steps=10)

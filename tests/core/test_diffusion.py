@@ -88,6 +88,22 @@ def test_the_second_order_keeps_the_variance_in_few_steps() -> None:
     assert bool((errors[2] < errors[1] / 5 + 1e-3 / 4).all())
 
 
+def test_a_short_first_step_is_one_and_the_others_are_even() -> None:
+    called: list[float] = []
+
+    def denoise(u: Tensor, level: Tensor) -> Tensor:
+        called.append(float(level))
+        return exact(torch.zeros(2), torch.ones(2))(u, level)
+
+    start = torch.randn(50, 2).double()
+    drawn = implicit(denoise, start, 10, order=2, first=0.5)
+    gaps = -torch.tensor([*called, 0.0]).diff()
+    assert called[0] == 1 and torch.allclose(gaps[1:], gaps[1])
+    assert float(gaps[0]) == pytest.approx(float(gaps[1]) / 2)
+    # N(0, 1) stays so but for the steps' own error
+    assert torch.allclose(drawn, start, rtol=0.03)
+
+
 def test_the_slow_samplers_reach_a_gaussians_moments() -> None:
     n = 4000
     for sample, bias in ((ancestral, 0.01), (annealed_langevin, 0.06)):
@@ -123,6 +139,8 @@ def test_the_score_is_that_of_the_noisy_density() -> None:
         (lambda u: levels(0), "steps: expected at least 1, got 0"),
         (lambda u: implicit(exact(), u, 0), "steps: expected at least 1, got 0"),
         (lambda u: implicit(exact(), u, 3, eta=1.5), r"eta: expected .* in \[0, 1\], got 1.5"),
+        (lambda u: implicit(exact(), u, 3, first=0.5), "first: expected 1 at order 1, got 0.5"),
+        (lambda u: implicit(exact(), u, 3, order=2, first=0.0), "first: expected a number in"),
         (lambda u: implicit(exact(), u, 3, order=3), "order: expected 1, or 2 at eta 0, got 3"),
         (lambda u: implicit(exact(), u, 3, eta=0.5, order=2), "order: .* got 2 and eta=0.5"),
         (
