@@ -3,9 +3,10 @@
     python benchmarks/sequences_plain.py [TASK ...] [--seeds 3] [--json FOLDER] [--quick]
 
 The tests, what they give, and the errors are those of ``sequences.py``. Of numbers: linear
-interpolation, and scikit-learn's Gaussian process, whose kernel is fitted to the training data's
-marginal likelihood. Of spikes: their mean over a Gaussian window, on the first principal components
-of the training data's, and positions by ridge regression on windows of several widths. Widths,
+interpolation, and scikit-learn's Gaussian process. Its kernel is smooth, or that with an
+oscillation, whichever gives all training data the greater marginal likelihood. Of spikes: their
+mean over a Gaussian window, on the first principal components of the training data's, and positions
+by ridge regression on windows of several widths, around a bin, before it and after it. Widths,
 components and the ridge are chosen on validation data, whose true rates and positions are known to
 the choice, which favours these rows.
 """
@@ -29,7 +30,16 @@ from sequences_rows import Cell
 from sequences_tasks import MISSING, NOISE, POSITION, TASKS, Data, Task, centre
 from sklearn.decomposition import PCA
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Kernel, Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import (
+    RBF,
+    ConstantKernel,
+    Hyperparameter,
+    Kernel,
+    Matern,
+    NormalizedKernelMixin,
+    StationaryKernelMixin,
+    WhiteKernel,
+)
 from sklearn.linear_model import Ridge
 from tables_kept import made
 from torch import Tensor
@@ -40,12 +50,13 @@ from pyro_lebm.series import Series
 
 PLAIN = {
     "interpolation": "linear, between what is given",
-    "gaussian_process": "a Gaussian process each feature, one kernel",
-    "smoothed": "spikes in a window, on principal components; positions by ridge regression",
+    "gaussian_process": "a Gaussian process each feature, the likelier of two kernels",
+    "smoothed": "spikes in windows, on principal components; positions by ridge regression",
 }
 RESULTS = Path(__file__).parent / "results" / "sequences_plain"
-FITTED = 100  # training sequences to which the kernel is fitted
+PERIODS = (1.0, 0.5, 0.25, 0.125)  # of an oscillation to begin with, shares of a sequence's time
 WIDTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # standard deviations of windows, bins
+SIDED = (1.5, 3.0, 6.0, 12.0)  # of windows before and after a bin
 COMPONENTS = (2, 3, 4, 6, 10)
 RIDGES = (1e-1, 1.0, 1e1, 1e2, 1e3)
 # Means (N, T, D), and from those rows that have any, draws (S, N, T, D) of observations
@@ -79,24 +90,67 @@ def gaussian_process(given: Series, *, kernel: Kernel, task: Task, draws: int) -
     return mean + level, mean + level + sd * noise
 
 
+class Cosine(StationaryKernelMixin, NormalizedKernelMixin, Kernel):  # type: ignore[misc]
+    """An oscillation, ``cos(2 pi (t - s) / period)``, of which scikit-learn has none."""
+
+    def __init__(
+        self, period: float = 1.0, period_bounds: tuple[float, float] = (1e-5, 1e5)
+    ) -> None:
+        self.period, self.period_bounds = period, period_bounds
+
+    @property
+    def hyperparameter_period(self) -> Any:
+        """As scikit-learn asks for it."""
+        return Hyperparameter("period", "numeric", self.period_bounds)
+
+    def __call__(self, t: Any, s: Any = None, eval_gradient: bool = False) -> Any:
+        """Of times ``(T, 1)``; the gradient is that by the period's logarithm."""
+        phase = 2 * np.pi * (t - (t if s is None else s).T) / self.period
+        value = np.cos(phase)
+        return (value, (phase * np.sin(phase))[..., None]) if eval_gradient else value
+
+    def __repr__(self) -> str:
+        return f"Cosine(period={self.period:.3g})"
+
+
 def fitted_kernel(train: Series) -> Kernel:
-    """The kernel by which the training sequences' marginal likelihood is greatest."""
+    """Of the candidates, each fitted, that by which the marginal likelihood is greatest."""
+    data = _alike(train)
+    fitted = (_fitted(kernel, data) for kernel in _candidates(train))
+    return max(fitted, key=lambda x: x[0])[1]
+
+
+def _candidates(train: Series) -> list[Kernel]:
+    """Kernels to begin from: a smooth one, and with it oscillations, whose likelihood has peaks."""
     gap = float(train.times.diff(dim=-1).median())
-    smooth, rough = RBF(20 * gap, (gap, 1e3 * gap)), Matern(10 * gap, (gap, 1e3 * gap), nu=1.5)
-    kernel = ConstantKernel() * smooth + ConstantKernel(0.1) * rough + WhiteKernel(0.01)
-    processes = [
-        GaussianProcessRegressor(kernel, optimizer=None).fit(
-            t[seen, None], train.values[i, seen, k].numpy()
-        )
-        for i, k, t, seen in _each(train[torch.arange(min(FITTED, len(train)))])
-    ]
+    span = float((train.times[..., -1] - train.times[..., 0]).median())
+    lengths = (gap, 1e3 * gap)
+    rough = ConstantKernel(0.1) * Matern(10 * gap, lengths, nu=1.5)
+    smooth = ConstantKernel() * RBF(20 * gap, lengths) + rough + WhiteKernel(0.01)
+    waves = (Cosine(share * span, (2 * gap, 4 * span)) for share in PERIODS)
+    return [smooth, *(ConstantKernel() * RBF(span, lengths) * wave + smooth for wave in waves)]
+
+
+def _alike(train: Series) -> list[tuple[Any, Any]]:
+    """Times ``(T, 1)``, and all values ``(T, K)`` given at just these: of one covariance."""
+    found: dict[bytes, tuple[Any, list[Any]]] = {}
+    for i, k, t, seen in _each(train):
+        at = t[seen, None]
+        found.setdefault(at.tobytes(), (at, []))[1].append(train.values[i, seen, k].numpy())
+    return [(t, np.stack(values, -1)) for t, values in found.values() if len(t)]
+
+
+def _fitted(kernel: Kernel, data: list[tuple[Any, Any]]) -> tuple[float, Kernel]:
+    """The greatest marginal log likelihood that is found, and the kernel that has it."""
+    processes = [GaussianProcessRegressor(kernel, optimizer=None).fit(*each) for each in data]
 
     def loss(theta: Any) -> tuple[float, Any]:
-        found = [x.log_marginal_likelihood(theta, eval_gradient=True) for x in processes]
+        how: dict[str, Any] = {"eval_gradient": True, "clone_kernel": False}
+        found = [x.log_marginal_likelihood(theta, **how) for x in processes]
         return -sum(value for value, _ in found), -sum(slope for _, slope in found)
 
     best = minimize(loss, kernel.theta, jac=True, method="L-BFGS-B", bounds=kernel.bounds)
-    return kernel.clone_with_theta(best.x)
+    return -float(best.fun), kernel.clone_with_theta(best.x)
 
 
 def _each(series: Series) -> list[tuple[int, int, Any, Any]]:
@@ -110,10 +164,14 @@ def _each(series: Series) -> list[tuple[int, int, Any, Any]]:
 # Spikes
 
 
-def windowed(counts: Tensor, mask: Tensor, width: float) -> Tensor:
-    """Means over the observed of a Gaussian window, ``(N, T, D)``."""
+def windowed(counts: Tensor, mask: Tensor, width: float, side: int = 0) -> Tensor:
+    """Means over the observed of a Gaussian window, ``(N, T, D)``.
+
+    With ``side`` -1 it ends with the bin itself, with 1 it begins there.
+    """
     at = torch.arange(counts.shape[1], dtype=counts.dtype)
-    weight = (-0.5 * ((at[:, None] - at) / width).square()).exp()
+    ahead = at - at[:, None]
+    weight = (-0.5 * (ahead / width).square()).exp() * (ahead * side >= 0)
     seen = mask.to(counts)
     return (weight @ (counts * seen)) / (weight @ seen).clamp(min=1e-6)
 
@@ -139,19 +197,24 @@ def _projected(train: Tensor, width: float, components: int) -> Callable[[Tensor
     return rates
 
 
-def _decoded(train: Tensor, position: Tensor, ridge: float) -> Callable[[Tensor, Tensor], Tensor]:
-    def features(counts: Tensor, mask: Tensor) -> Any:
-        bank = [windowed(counts, mask, width) for width in WIDTHS]
-        return torch.cat(bank, -1).flatten(0, 1).numpy()
+def _bank(counts: Tensor, mask: Tensor) -> Any:
+    """Windows ``(N T, ...)``: what is before less what is after also tells of velocities."""
+    bank = [windowed(counts, mask, width) for width in WIDTHS]
+    bank += [windowed(counts, mask, width, side) for width in SIDED for side in (-1, 1)]
+    return torch.cat(bank, -1).flatten(0, 1).double().numpy()
 
-    seen = torch.ones_like(train, dtype=torch.bool)
-    fitted = Ridge(ridge, solver="svd").fit(features(train, seen), position.flatten(0, 1).numpy())
 
-    def decode(counts: Tensor, mask: Tensor) -> Tensor:
-        found = torch.from_numpy(fitted.predict(features(counts, mask)))
+def _decoders(train: Tensor, position: Tensor) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """Of each penalty."""
+    bank = _bank(train, torch.ones_like(train, dtype=torch.bool))
+    target = position.flatten(0, 1).double().numpy()
+
+    def decode(counts: Tensor, mask: Tensor, *, fitted: Ridge) -> Tensor:
+        found = torch.from_numpy(fitted.predict(_bank(counts, mask)))
         return found.to(counts).view(*counts.shape[:2], -1)
 
-    return decode
+    every = (Ridge(ridge, solver="cholesky").fit(bank, target) for ridge in RIDGES)
+    return [partial(decode, fitted=fitted) for fitted in every]
 
 
 def chosen(task: Task, data: Data, validation: Data) -> dict[str, Any]:
@@ -163,7 +226,7 @@ def chosen(task: Task, data: Data, validation: Data) -> dict[str, Any]:
     found = {"rates": max(tried, key=lambda rates: rate_r2(rates(counts, mask), truth))}
     if task.kind == "mixed":
         position = data.train.filled[..., -POSITION:]
-        decoders = (_decoded(train, position, ridge) for ridge in RIDGES)
+        decoders = _decoders(train, position)
         target = validation.truth[..., -POSITION:]
         found["position"] = min(decoders, key=lambda decode: mse(decode(counts, mask), target))
     return found
@@ -183,13 +246,19 @@ def rows_of(cell: Cell, data: Data) -> dict[str, Predict]:
     return {"interpolation": interpolation, "gaussian_process": process}
 
 
+def settings(predict: Predict) -> dict[str, str]:
+    """The kernel that was kept, of the row that has one."""
+    options = predict.keywords if isinstance(predict, partial) else {}
+    return {"kernel": str(options["kernel"])} if "kernel" in options else {}
+
+
 def figures(cell: Cell, data: Data, predict: Predict) -> dict[str, Any]:
     """As of the rows that are trained, less what only these have."""
     task, whole = cell.of, data.whole
     given = task.cut(data, whole, _generator(cell))
     mean, values = predict(given)
     scored = task.scored(whole, given)
-    found: dict[str, Any] = _errors(mean, data, scored)
+    found: dict[str, Any] = {**settings(predict), **_errors(mean, data, scored)}
     if task.counts:
         found |= _spikes(cell, data, mean)
     if values is not None:

@@ -14,6 +14,7 @@ from sequences_tasks import MISSING, NOISE, TASKS
 from side_by_side_render import Column, Seeds, differences, seeds_of, with_section
 from tables_figures import at, mean, short, table, told_of, values
 
+TRAINED = ("ldidp_samples", "ldidp_diffusion", "gru_vae", "langevin_flow")
 PAIRS = (
     ("ldidp_samples", "gru_vae"),
     ("ldidp_diffusion", "ldidp_samples"),
@@ -25,10 +26,11 @@ PAIRS = (
     ("langevin_flow", "latent_ode"),
     ("gru_vae", "latent_ode"),
     ("ode_lebm", "latent_ode"),
-    *((row, "gaussian_process") for row in ("ldidp_samples", "ldidp_diffusion", "ode_lebm")),
+    *((row, "gaussian_process") for row in (*TRAINED, "ode_lebm")),
+    *((row, "interpolation") for row in TRAINED),
     *((row, "smoothed") for row in ("ldidp_samples", "langevin_flow", "gru_vae")),
 )
-NAMES = {**ROWS, **PLAIN}
+NAMES = {**ROWS, **PLAIN, "langevin_flow": "LangevinFlow, counts decoded by a Transformer"}
 WANTED = 0.95  # share of the bound
 
 
@@ -63,12 +65,17 @@ def render_into(results: Path, tables: Path) -> None:
 
 
 def report_of(path: Path) -> dict[str, Any]:
-    """A task's report, with the rows that need no training where they are there."""
+    """A task's report, with the rows that need no training where they are there.
+
+    Where those come from is told under ``plain``.
+    """
     report: dict[str, Any] = json.loads(path.read_text())
-    plain = _report(path.parent.with_name("sequences_plain") / path.name) or {"seeds": {}}
+    plain = _report(path.parent.with_name("sequences_plain") / path.name)
+    if plain is None:
+        return report
     for seed, rows in report["seeds"].items():
         rows |= plain["seeds"].get(seed, {})
-    return report
+    return {**report, "plain": plain["made"]}
 
 
 def _report(path: Path) -> dict[str, Any] | None:
@@ -91,7 +98,7 @@ def render(report: dict[str, Any], bound: dict[str, Any] | None = None) -> str:
         f"{task.told[0].upper()}{task.told[1:]}. {' or '.join(map(str, counts))} seeds, "
         f"{about['seconds']:g} s of a processor a row, {about['scale']} sizes; {made['hardware']}, "
         f"torch {made['torch']}, commit {', '.join(commits)}. Mean over seeds with the half-width "
-        "of its 95 % t interval. Rows without iterations: `python benchmarks/sequences_plain.py`."
+        "of its 95 % t interval."
     )
     columns = _columns(about["task"])
     columns = {
@@ -103,7 +110,7 @@ def render(report: dict[str, Any], bound: dict[str, Any] | None = None) -> str:
         [name, NAMES[name], *(told_of(seeds, *column) for column in columns.values())]
         for name, seeds in rows.items()
     ]
-    parts = [head, table(["row", "", *columns], lines)]
+    parts = [head, table(["row", "", *columns], lines), _of_plain(rows, report.get("plain"))]
     if about["task"] == "lorenz" and bound is not None:
         parts.append(_beside_bound(rows, bound))
     parts.append(_robustness(rows, WORDS[about["task"]]))
@@ -112,6 +119,22 @@ def render(report: dict[str, Any], bound: dict[str, Any] | None = None) -> str:
     first = next(iter(columns))
     parts.append(differences(rows, PAIRS, {first: columns[first], **of}))
     return "\n\n".join(part for part in parts if part)
+
+
+def _of_plain(rows: dict[str, Seeds], made: dict[str, Any] | None) -> str:
+    """What is to be known of the rows that need no training; nothing where there are none."""
+    names = ", ".join(name for name in PLAIN if name in rows)
+    if not names or made is None:
+        return ""
+    text = (
+        f"Rows without a training budget: {names}, by `python benchmarks/sequences_plain.py`, "
+        f"commit {made['commit']}"
+    )
+    if "smoothed" in rows:
+        text += (
+            "; validation data with known rates and positions chose the windows, which favours them"
+        )
+    return f"{text}."
 
 
 def _columns(task: str) -> dict[str, Column]:

@@ -239,7 +239,28 @@ def test_what_is_rendered_has_the_means_the_pairs_and_the_bound() -> None:
     assert "| gru_vae | 0.9 | 0.8 |" in text
     assert "90% missing" in text and "912 ± 2.48" not in text and "911 ± 2.48" in text
     assert "CRPS" not in text and "nan" not in text and "3 seeds" in text
-    assert {name for pair in PAIRS for name in pair} == {*NAMES} - {"interpolation"}
+    assert {name for pair in PAIRS for name in pair} == {*NAMES} and len({*PAIRS}) == len(PAIRS)
+    assert {*ROWS} < {*NAMES}
+    assert "| langevin_flow | LangevinFlow, counts decoded by a Transformer |" in text
+
+
+def test_rows_without_a_training_tell_where_they_are_from() -> None:
+    """What chose the windows is told where there are windows; nothing where no such row is."""
+    report = {**_report("co2"), "plain": {"commit": "abc123"}}
+    assert "abc123" not in render(report) and "training budget" not in render(_report("co2"))
+    process, window = "Rows without a training budget: gaussian_process", "favours them"
+    for seed, rows in report["seeds"].items():
+        rows["gaussian_process"] = _row(0.006 + 0.001 * int(seed))
+    text = render(report)
+    assert process in text and "commit abc123." in text and window not in text
+    # of seeds .008, .009, .010 less .006, .007, .008
+    assert "| langevin_flow less gaussian_process (3 seeds) | 0.002 [0.002, 0.002] |" in text
+    assert "less interpolation" not in text and "smoothed" not in text
+    for rows in report["seeds"].values():
+        rows["smoothed"] = rows.pop("gaussian_process")
+    (told,) = (line for line in render(report).splitlines() if window in line)
+    assert "smoothed, by `python benchmarks/sequences_plain.py`, commit abc123; valid" in told
+    assert "known rates and positions" in told and process not in told
 
 
 def test_sections_are_replaced_and_the_picture_is_of_all_tasks(tmp_path: Path) -> None:
