@@ -58,13 +58,14 @@ class CoupledOscillators(nn.Module):
               \varphi(z) = s \tanh(z / s)
 
     The state is ``groups`` channels of L / groups sites, channel by channel; W * is a circular
-    convolution over the sites and between the channels. LangevinFlow (arXiv 2507.11531) has the sum
-    alone, with :math:`\varphi(z) = z`: a quadratic form that has no lower bound where W has a
-    direction of negative sign, and linear forces. So here couplings saturate beyond the reach s and
-    a spring of stiffness k > 0 holds every site: near the origin it is the published form beside
-    the spring, :math:`U \ge -s^2 \sum |W|` (W as the matrix that the convolution is) whatever the
-    weights, forces grow no faster than z, and couplings stronger than the spring make several
-    wells. k and s are learned, both 1 at the start; couplings start small.
+    convolution over the sites and between the channels. LangevinFlow (Song, Keller, Yue, Perona &
+    Welling 2025, arXiv 2507.11531) has the sum alone, with :math:`\varphi(z) = z`: a quadratic form
+    that has no lower bound where W has a direction of negative sign, and linear forces. So here
+    couplings saturate beyond the reach s and a spring of stiffness k > 0 holds every site: near the
+    origin it is the published form beside the spring, :math:`U \ge -s^2 \sum |W|` (W as the matrix
+    that the convolution is) whatever the weights, forces grow no faster than z, and couplings
+    stronger than the spring make several wells. k and s are learned, both 1 at the start; couplings
+    start small.
 
     Args:
         latent: L, a multiple of ``groups``.

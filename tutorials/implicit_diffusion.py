@@ -11,8 +11,8 @@
 #
 # A hidden state goes from one observation to the next by a few steps of **implicit diffusion**:
 # noise comes in, a denoiser that knows the state before and the gap in time takes it out, and what
-# is left is the next state (arXiv 2306.07077). Transitions may so be of any shape, and sampling
-# takes a handful of calls in place of thousands.
+# is left is the next state (Rezaei 2023, arXiv 2306.07077). Transitions may so be of any shape, and
+# sampling takes a handful of calls in place of thousands.
 #
 # Some minutes on one core; with `PYRO_LEBM_QUICK=1` seconds, at sizes too small to mean a thing.
 # As a script it writes its pictures to `runs/implicit_diffusion/`.
@@ -80,12 +80,14 @@ print(train, given, sep="\n")
 # ## 2. The model, and two ways to train it
 #
 # $$z_1 \sim p(z_1), \quad u_S = \varepsilon_k, \quad
-#   u_{s-1} = c_s\, \hat z(u_s, s, z_{k-1}, \Delta_k) + b_s u_s + \sigma_s n_s, \quad z_k = u_0,
-#   \quad x_k \sim N(g(z_k), \sigma^2).$$
+#   u_{s-1} = c_s\, \hat z(u_s, s, z_{k-1}, \Delta_k) + b_s u_s + \sigma_s n_s, \quad
+#   z_k = a_k + r_k u_0, \quad x_k \sim N(g(z_k), \sigma^2).$$
 #
-# At `stochasticity=0` all $\sigma_s$ are 0 and the state follows from the noise $\varepsilon_k$ by
-# which it starts: the program samples that noise, and whatever infers the model acts on it. Above 0
-# a transition is a chain of Gaussians, and has a density.
+# $a_k$ and $r_k$ are where the denoiser expects the state, and in which unit: its frame, learned,
+# of $z_{k-1}$ and $\Delta_k$. At `stochasticity=0` all $\sigma_s$ are 0 and the state follows from
+# the noise $\varepsilon_k$ by which it starts: the program samples that noise, and whatever infers
+# the model acts on it. Above 0 a transition is a chain of Gaussians, whose steps also have the
+# denoiser's own spread, and has a density.
 #
 # A `PathGuide` walks along the sequence, $q(\varepsilon_k \mid z_{k-1}, h_k)$, with features $h_k$
 # of what was seen before and after. It learns with `training="samples"`, the ELBO through the very

@@ -10,9 +10,10 @@
 # # Neural spikes: latent flows, rates and decoding
 #
 # Neurons fire at rates that a hidden state drives, and all one sees is spikes. **LangevinFlow**
-# (arXiv 2507.11531) gives that state a position and a velocity, and lets it roll, damped and
-# shaken, in a learned potential. This page infers rates from spikes, by it and by a recurrent
-# network, looks at the potential, decodes a hand's position, and checks draws by ArviZ.
+# (Song, Keller, Yue, Perona & Welling 2025, arXiv 2507.11531) gives that state a position and a
+# velocity, and lets it roll, damped and shaken, in a learned potential. This page infers rates from
+# spikes, by it and by a recurrent network, looks at the potential, decodes a hand's position, and
+# checks draws by ArviZ.
 #
 # Some minutes on one core; with `PYRO_LEBM_QUICK=1` seconds, at sizes too small to mean a thing.
 # As a script it writes its pictures to `runs/neural_spikes/`.
@@ -330,17 +331,20 @@ print(diagnose(tree))
 # ## 7. Real recordings
 #
 # With the extra `nwb` (`pip install 'pyro-lebm[nwb]'`), files of the Neural Latents Benchmark load
-# as
+# as here, and go where the simulated ones went. There nobody knows the true rates: bits per spike
+# of held-out neurons remain, and decoding of behaviour, beside the counts in `moves`.
 #
 # ```python
-# recording = datasets.neural_latents(
-#     path, align="move_onset_time", window=(0.25, 0.45), behaviour="hand_vel"
-# )
-# train, held = recording.series, recording.heldout
+# what = {"align": "move_onset_time", "window": (0.25, 0.45), "behaviour": "hand_vel"}
+# recording = datasets.neural_latents(path, split="train", **what)
+# train, heldout, move = recording.series, recording.heldout, recording.behaviour
+# test = datasets.neural_latents(path, split="val", **what).series
+# given = test.only((~heldout).nonzero()[:, 0].tolist())
+# held = test.without(given).mask
+# null = train.filled.sum((0, 1)) / train.mask.sum((0, 1))
+# counts = train.values.where(train.mask, torch.nan)  # what is NaN is hidden
+# moves = Series(train.times, torch.cat([counts, move / move[move.isfinite()].std()], -1))
 # ```
-#
-# and go where the simulated spikes went above. There nobody knows the true rates: bits per spike of
-# held-out neurons remain, and decoding of `behaviour`.
 #
 # - The update as published: `LangevinFlow(update="published", friction=0.1)`.
 # - An energy on the first state: `prior=EnergyPrior(MLPEnergy(32), 32)`, as everywhere.

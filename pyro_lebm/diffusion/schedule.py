@@ -47,7 +47,9 @@ def angle(level: float) -> float:
 def levels(steps: int) -> tuple[float, ...]:
     """The S + 1 evenly spaced levels of a sampler of S steps, from 0 to 1.
 
-    A denoiser learned on all of [0, 1] serves any number of steps.
+    A denoiser learned on all of [0, 1] serves any number of steps. The library's own trainings look
+    at these levels alone, but for 0, at the S that the model then has: another S asks about levels
+    that the denoiser has met only where it divides that one.
 
     Raises:
         ValueError: for fewer than one step.
