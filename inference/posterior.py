@@ -13,8 +13,9 @@ from pyro_lebm.annealing.bridge import Path
 from pyro_lebm.annealing.smc import annealed_smc
 from pyro_lebm.distribution import EnergyBased, annealed_draws, drawn_by, is_real
 from pyro_lebm.dynamics.langevin import adapt, check_step_size, evaluate, mala_step
+from pyro_lebm.number_checks import check_whole
 from pyro_lebm.programs.program import Program
-from pyro_lebm.series import Series
+from pyro_lebm.series import Series, check_series
 from pyro_lebm.tilting.energies import log_constants
 
 from .draws import Draws, PointEstimate
@@ -57,9 +58,13 @@ def anneal(
         ``acceptance_rate``.
 
     Raises:
+        TypeError: for a series that is no `Series`, or draws, runs or a batch size that are no
+            whole number.
         ValueError: for fewer than two draws, one run or one sequence a batch, an inflation that is
             not positive, or a program with latent sites outside one plate of sequences.
     """
+    check_series(series)
+    check_whole(draws=draws, runs=runs, batch_size=batch_size)
     if draws < 2 or runs < 1 or batch_size < 1:
         raise ValueError(
             "draws, runs, batch_size: expected at least 2, 1 and 1, got "

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_lebm.diffusion.schedule import alpha_bar
+from pyro_lebm.number_checks import check_whole
 
-from .fields import MLP, Layers, check_sizes
+from .fields import MLP, Layers, check_hidden, check_sizes
 
 WAVES = 8  # cosines of the level that a network sees
 LIMIT = 4.0  # of the logarithms of scales
@@ -37,6 +38,7 @@ class StepNetwork(Layers):
         activation: one of :data:`~pyro_lebm.models.fields.ACTIVATIONS`.
 
     Raises:
+        TypeError: as `Layers`.
         ValueError: a size below 1, no hidden layer, or an unknown activation.
 
     Example:
@@ -57,6 +59,7 @@ class StepNetwork(Layers):
         activation: str = "silu",
     ) -> None:
         check_sizes(size=size, context=context)
+        check_hidden(hidden)
         if not len(hidden):
             raise ValueError("hidden: expected at least one layer, got none")
         super().__init__(size, 2 * size, hidden, activation)
@@ -122,11 +125,15 @@ class Given:
 class TransitionDenoiser(nn.Module):
     r"""The default denoiser of `DiffusionProcess`: of the next state, given the one before.
 
-    The state is diffused in the units of a frame that the state before, the gap and the covariates
-    set: :math:`z_k = z_{k-1} + g\, d + \sqrt{g + 0.01}\, e^{l}\, x`, with :math:`g = 1 -
-    e^{-\Delta}`, gaps in units. As no time passes the mean goes nowhere and the spread to a tenth.
-    At the start d = 0 and x ~ N(0, I): a random walk. Networks see a state within +-20: a path that
-    noise throws far out goes on by bounded steps, where a drift that grows with it would overflow.
+    .. math:: z_k = a_k + r_k x, \quad a_k = z_{k-1} + g\, d, \quad r_k = \sqrt{g + 0.01}\, e^{l},
+              \quad g = 1 - e^{-\Delta_k}
+
+    with a drift d and a logarithm l of scales, between -4 and 4, that a network makes of the state
+    before, the gap in units and the covariates; x is what is diffused and what a `StepNetwork`
+    predicts, told the same. The frame :math:`(a_k, r_k)` is ours. As no time passes the mean goes
+    nowhere and the spread to a tenth. At the start d = 0 and x ~ N(0, I): a random walk. Networks
+    see a state within +-20: a path that noise throws far out goes on by bounded steps, where a
+    drift that grows with it would overflow.
 
     Args:
         latent: L, size of a state.
@@ -157,6 +164,7 @@ class TransitionDenoiser(nn.Module):
         if not math.exp(-LIMIT) < scale < math.exp(LIMIT):
             raise ValueError(f"scale: expected a number in (e^-{LIMIT}, e^{LIMIT}), got {scale}")
         check_sizes(latent=latent)
+        check_whole(covariates=covariates)
         context = latent + 2 + covariates
         self.latent, self.covariates = latent, covariates
         self.network = StepNetwork(latent, context, hidden)
@@ -186,7 +194,7 @@ class TransitionDenoiser(nn.Module):
         return self.network.given(self._context(z, gap, u))
 
     def frame(self, z: Tensor, gap: Tensor, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Where the next state is expected, and the unit that it is diffused in."""
+        """Where the next state is expected, and the unit that it is diffused in, ``(..., L)``."""
         drift, log_scale = self.place(self._context(z, gap, u)).chunk(2, -1)
         passed = -torch.expm1(-gap)
         return z + passed * drift, (passed + SMALL_GAP).sqrt() * limited(log_scale).exp()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_lebm.diffusion.chain import Bridge, GaussianChain
 from pyro_lebm.diffusion.denoising import Denoise, Found
 from pyro_lebm.diffusion.implicit import implicit
+from pyro_lebm.number_checks import check_numbers
 
 from .denoisers import TransitionDenoiser
 from .emissions import GaussianEmission
@@ -25,18 +26,21 @@ class DiffusionProcess(ImplicitSettings, StepwiseModel):
 
     .. math:: z_1 \sim p(z_1), \quad u_S = \varepsilon_k, \quad
               u_{s-1} = c_s \hat z(u_s, s, z_{k-1}, \Delta_k) + b_s u_s + \sigma_s n_s, \quad
-              z_k = u_0, \quad x_k \sim p(x \mid z_k)
+              z_k = a_k + r_k u_0, \quad x_k \sim p(x \mid z_k)
 
-    with the weights of an implicit step (arXiv 2306.07077; Song, Meng & Ermon 2021, arXiv
-    2010.02502). The paper leaves irregular times open: here the denoiser is told the gap, so that
-    one network serves gaps of any length. Sizes, network and schedule are ours; the paper gives
-    none.
+    with the weights of an implicit step (Rezaei 2023, arXiv 2306.07077; Song, Meng & Ermon 2021,
+    arXiv 2010.02502). Place :math:`a_k` and unit :math:`r_k` are the frame that the denoiser sets
+    by :math:`z_{k-1}` and :math:`\Delta_k`, see `TransitionDenoiser`; 0 and 1 for one without. The
+    paper leaves irregular times open: here the denoiser is told the gap, so that one network serves
+    gaps of any length. Frame, sizes, network and schedule are ours; the paper gives none.
 
-    At stochasticity 0 the state follows from the noise that the program samples, and a transition
-    has no density. Above 0 it is a `GaussianChain`, whose steps also have the denoiser's own
-    uncertainty; `bridge`, `gaps` and `retrace` bound its density. One may train with one and sample
-    with the other: stochasticity, steps and order may be set at any time, and with them the noise
-    that a step draws, L numbers or (S + 1) L.
+    At stochasticity 0 all :math:`\sigma_s` are 0, the state follows from the noise that the program
+    samples, and a transition has no density. Above 0 it is a `GaussianChain`, whose steps also have
+    the denoiser's spread w, a variance of :math:`\sigma_s^2 + c_s^2 w^2`; `bridge`, `gaps` and
+    `retrace` bound its density. One may train with one and sample with the other: stochasticity,
+    steps and order may be set at any time, and with them the noise that a step draws, L numbers or
+    (S + 1) L. Of other levels of noise than those of the steps that it was trained in the denoiser
+    knows nothing for sure.
 
     Sites: those of `StepwiseModel`.
 
@@ -62,6 +66,8 @@ class DiffusionProcess(ImplicitSettings, StepwiseModel):
             as `VolumePreservingFlow`; default none.
 
     Raises:
+        TypeError: for a size, steps or an order that is no whole number, a stochasticity or unit
+            that is no number, ``hidden`` that is no sequence.
         ValueError: for sizes or steps below one, no hidden layer, a stochasticity outside of [0,
             1], an order other than 1 and 2, a unit that is not above 0, a flow of another size;
             when called: see `StepwiseModel`.
@@ -93,6 +99,7 @@ class DiffusionProcess(ImplicitSettings, StepwiseModel):
         super().__init__(
             latent, observed, latent, prior=prior, emission=emission, covariates=covariates
         )
+        check_numbers(unit=unit)
         if not 0 < unit < math.inf:
             raise ValueError(f"unit: expected a finite number above 0, got {unit}")
         size = getattr(flow, "size", latent)
@@ -139,7 +146,11 @@ class DiffusionProcess(ImplicitSettings, StepwiseModel):
         return GaussianChain(denoise, self.latent, self.steps, eta, shift, scale, flow)
 
     def bridge(self, z: Tensor, gap: Tensor, target: Tensor, u: Tensor | None = None) -> Bridge:
-        """Noise that `step` maps from z to a target ``(..., L)``; see `GaussianChain.bridge`."""
+        """Noise that `step` maps from z to a target ``(..., L)``; see `GaussianChain.bridge`.
+
+        Raises:
+            NotImplementedError: at stochasticity 0.
+        """
         z, target = torch.broadcast_tensors(z, target)
         return self.transition(z, gap, u).bridge(target)
 
@@ -152,14 +163,24 @@ class DiffusionProcess(ImplicitSettings, StepwiseModel):
         *,
         levels: int | None = None,
     ) -> Tensor:
-        """The divergence of `bridge` alone, ``(...)``, from all levels or from some, at random."""
+        """The divergence of `bridge` alone, ``(...)``, from all levels or from some, at random.
+
+        Raises:
+            NotImplementedError: at stochasticity 0.
+            ValueError: for fewer than one level.
+        """
         z, target = torch.broadcast_tensors(z, target)
         return self.transition(z, gap, u).gaps(target, levels)
 
     def retrace(
         self, z: Tensor, gap: Tensor, noise: Tensor, u: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The state that noise makes, and its levels' exact ratio; see `GaussianChain.retrace`."""
+        """The state that noise makes, and its levels' exact ratio; see `GaussianChain.retrace`.
+
+        Raises:
+            NotImplementedError: at stochasticity 0.
+            ValueError: for noise of another size than (S + 1) L.
+        """
         return self.transition(z, gap, u).retrace(noise)
 
     def _denoise(

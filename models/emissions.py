@@ -11,6 +11,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_lebm.number_checks import check_numbers
+
 from .fields import MLP, by_rows, check_sizes
 
 SCALE_FLOOR = 1e-3
@@ -29,6 +31,7 @@ class Emission(nn.Module, ABC):
             by itself: a large input comes in slices ``(rows, L)``.
 
     Raises:
+        TypeError: a size that is no whole number, ``hidden`` that is no sequence.
         ValueError: a size below 1 or an unknown activation.
     """
 
@@ -43,7 +46,7 @@ class Emission(nn.Module, ABC):
     ) -> None:
         super().__init__()
         check_sizes(latent=latent, observed=observed)
-        self.observed = observed
+        self.latent, self.observed = latent, observed
         self.network = MLP(latent, observed, hidden, activation) if network is None else network
 
     def read(self, path: Tensor) -> Tensor:
@@ -73,6 +76,7 @@ class GaussianEmission(Emission):
         per_feature: one sigma per feature instead of one for all.
 
     Raises:
+        TypeError: a scale that is no number, and as :class:`Emission`.
         ValueError: a scale not above the floor, and as :class:`Emission`.
 
     Example:
@@ -96,6 +100,7 @@ class GaussianEmission(Emission):
         network: nn.Module | None = None,
     ) -> None:
         super().__init__(latent, observed, hidden, activation=activation, network=network)
+        check_numbers(scale=scale)
         if not (SCALE_FLOOR < scale < math.inf):
             raise ValueError(f"scale: expected a finite number above {SCALE_FLOOR}, got {scale}")
         start = torch.full((observed,) if per_feature else (), math.log(scale - SCALE_FLOOR))
@@ -137,9 +142,20 @@ class BernoulliEmission(Emission):
 
 
 class PoissonEmission(Emission):
-    """x_t ~ Poisson(exp(g(z_t))): counts, the rate in counts per time point (per bin).
+    r"""x_t ~ Poisson(exp(g(z_t))): counts, the rate in counts per time point (per bin).
 
-    The log rate is limited to +-20, far beyond data, so that no rate is 0 or infinite.
+    .. math:: p(x_{td} \mid z_t) = \lambda_{td}^{x_{td}} e^{-\lambda_{td}} / x_{td}!, \qquad
+              \log \lambda_{td} = \min(\max(g_d(z_t), -20), 20)
+
+    The limit of 20 is far beyond data, so that no rate is 0 or infinite. Paths are ``(..., T, L)``,
+    counts ``(..., T, D)``.
+
+    Args:
+        latent, observed, hidden, activation, network: as for :class:`Emission`.
+
+    Raises:
+        ValueError: as :class:`Emission`; of its distribution, a count that is negative or no whole
+            number, where Pyro validates.
 
     Example:
         >>> import torch
@@ -153,3 +169,14 @@ class PoissonEmission(Emission):
     def mean(self, path: Tensor) -> Tensor:
         log_rate = self.read(path)
         return log_rate.clamp(-LOG_RATE_LIMIT, LOG_RATE_LIMIT).exp()
+
+
+def check_latent(emission: nn.Module, size: int) -> None:
+    """Refuse an emission that says, by an attribute ``latent``, that it reads other states.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    latent = getattr(emission, "latent", None)
+    if isinstance(latent, int) and latent != size:
+        raise ValueError(f"emission: expected one of states of size {size}, got one of {latent}")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_lebm.number_checks import check_whole
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "softplus": F.softplus,
@@ -34,6 +36,7 @@ class Layers(nn.Module):
         activation: one of :data:`ACTIVATIONS`.
 
     Raises:
+        TypeError: a size that is no whole number, ``hidden`` that is no sequence.
         ValueError: a size below 1 or an unknown activation.
     """
 
@@ -44,7 +47,7 @@ class Layers(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(inputs=inputs, outputs=outputs)
-        check_sizes(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+        check_hidden(hidden)
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}"
@@ -108,6 +111,7 @@ class MLPField(Layers):
         covariates: C, size of the covariates that drive it; 0 for none.
 
     Raises:
+        TypeError: as :class:`Layers`.
         ValueError: a size below 1 (covariates: below 0), an unknown activation; on call:
             covariates missing, not expected, or of another size.
 
@@ -127,6 +131,7 @@ class MLPField(Layers):
         covariates: int = 0,
     ) -> None:
         check_sizes(latent=latent)
+        check_whole(covariates=covariates)
         super().__init__(latent, latent, hidden, activation)
         if covariates < 0:
             raise ValueError(f"covariates: expected 0 or more, got {covariates}")
@@ -169,8 +174,16 @@ class Driven(nn.Module):
         return self.field(t, z, self.control(t))
 
 
+def check_hidden(hidden: Sequence[int]) -> None:
+    """Refuse what is no sequence of widths."""
+    if not isinstance(hidden, Sequence):
+        raise TypeError(f"hidden: expected a sequence of widths, such as (64,), got {hidden!r}")
+    check_sizes(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+
+
 def check_sizes(**sizes: int) -> None:
-    """Raise ValueError, naming it, for a size below 1."""
+    """Raise, naming it, TypeError for a size that is no whole number, ValueError below 1."""
+    check_whole(**sizes)
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name}: expected a size of at least 1, got {size}")

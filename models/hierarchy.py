@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_lebm.factor import Sites
 from pyro_lebm.frozen import apart
 from pyro_lebm.learned import Options
-from pyro_lebm.series import Series
+from pyro_lebm.series import Series, check_series
 from pyro_lebm.tilting.tilt import CoordinateName, Tilt
 
 from .emissions import Emission, GaussianEmission
@@ -161,6 +161,8 @@ class HierarchicalGenerator(SavedModel):
         """
         if (series is None) == (n is None):
             raise ValueError("series, n: expected one of the two")
+        if series is not None:
+            check_series(series)
         size, index = (n, None) if series is None else (series.total, series.index)
         with pyro.plate("sequences", size, subsample=index, dim=-1):
             layers: list[Tensor] = self.prior()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyro_lebm.diffusion.implicit import check_eta
 from pyro_lebm.diffusion.schedule import levels
+from pyro_lebm.number_checks import check_numbers, check_whole
 
 
 class ImplicitSettings:
@@ -16,6 +17,7 @@ class ImplicitSettings:
 
     @steps.setter
     def steps(self, steps: int) -> None:
+        check_whole(steps=steps)
         levels(steps)
         self._steps = steps
 
@@ -26,6 +28,7 @@ class ImplicitSettings:
 
     @stochasticity.setter
     def stochasticity(self, stochasticity: float) -> None:
+        check_numbers(stochasticity=stochasticity)
         check_eta(stochasticity, "stochasticity")
         self._stochasticity = float(stochasticity)
 
@@ -36,6 +39,7 @@ class ImplicitSettings:
 
     @order.setter
     def order(self, order: int) -> None:
+        check_whole(order=order)
         if order not in (1, 2):
             raise ValueError(f"order: expected 1 or 2, got {order}")
         self._order = order

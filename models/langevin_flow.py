@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_lebm.dynamics.underdamped import refresh
+from pyro_lebm.number_checks import check_numbers
 
 from .emissions import PoissonEmission
 from .fields import check_sizes
@@ -29,9 +30,10 @@ class LangevinFlow(StepwiseModel):
 
     with :math:`h = \text{step\_size} \cdot \Delta_k / \text{unit}`, so that irregular times are
     answered: a step moves in proportion to its gap, and a gap of 0 moves nothing. LangevinFlow
-    (arXiv 2507.11531) is the source, with h = .01 for every bin. The noise is that of the velocity
-    alone, M = L: given the last state, the position is not random. As h falls, the steps leave
-    :math:`e^{-U(z) - |v|^2 / 2}` as it is, but for an error of order h.
+    (Song, Keller, Yue, Perona & Welling 2025, arXiv 2507.11531) is the source, with h = .01 for
+    every bin. The noise is that of the velocity alone, M = L: given the last state, the position is
+    not random. As h falls, the steps leave :math:`e^{-U(z) - |v|^2 / 2}` as it is, but for an error
+    of order h.
 
     What is otherwise than published: the force is that at the new position, which keeps orbits from
     gaining energy at no cost (the symplectic Euler method), and the noise is the exact
@@ -43,6 +45,13 @@ class LangevinFlow(StepwiseModel):
     decoder does not see the encoder's state, which a generative model does not have, and the first
     state is at the first time, fed once.
 
+    A step under a force of stiffness k is stable where :math:`h^2 k < 4`; a published one where
+    :math:`h^2 k < \gamma / (1 - \gamma)`, and not beyond. In n substeps of h each friction acts but
+    once, at their end. They are stable where :math:`h^2 k < 4 \sin^2(\pi / 2n)`, less than half a
+    turn of the oscillator in a gap. The published ones are not where :math:`h^2 k \ge (1 -
+    \gamma)^{-1/n} - 1`; below it they are up to a quarter turn, :math:`n \arctan(h \sqrt k) \le
+    \pi / 2`. Beyond these turns some are stable and some are not.
+
     The state is [z, v], positions first; sites as for
     :class:`~pyro_lebm.models.stepwise.StepwiseModel`.
 
@@ -51,8 +60,7 @@ class LangevinFlow(StepwiseModel):
         observed: D, size of an observation.
         potential: module U from ``(..., L)`` to ``(...)``, with a method ``gradient`` of its own or
             by autograd; default `CoupledOscillators` of 4 groups, or of 2 or 1 where 4 do not
-            divide L. Steps, or substeps, are stable where h squared times its stiffness is below 4;
-            the published ones below :math:`\gamma / (1 - \gamma)`.
+            divide L. Its stiffness bounds the steps, see above.
         friction: :math:`\gamma`, a rate in the time of h; below 1 if ``update="published"``.
         learn_friction: whether it is learned, from this start.
         step_size: h of a gap of one unit.
@@ -67,6 +75,8 @@ class LangevinFlow(StepwiseModel):
         unit: the gap that ``step_size`` is of, in the series' unit.
 
     Raises:
+        TypeError: for a size or substeps that are no whole number, a friction, step size or unit
+            that is no number.
         ValueError: for sizes below one, a friction, step size or unit out of range, an unknown
             update, a potential that does not return one number per position; and as `StepwiseModel`
             does.
@@ -185,6 +195,7 @@ class _Flow(nn.Module):
 
 
 def _check_numbers(friction: float, step_size: float, unit: float, update: str) -> None:
+    check_numbers(friction=friction, step_size=step_size, unit=unit)
     for name, value in {"friction": friction, "step_size": step_size, "unit": unit}.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name}: expected a positive number, got {value}")

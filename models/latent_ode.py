@@ -12,8 +12,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_lebm.base import StandardNormal
+from pyro_lebm.number_checks import check_whole
 from pyro_lebm.observations.seen import SeenPath
-from pyro_lebm.series import Series
+from pyro_lebm.series import Series, check_series
+from pyro_lebm.series_checks import check_known, check_real, check_tensor
 from pyro_lebm.trajectories.ode import choose_step, interpolate, trajectory
 from pyro_lebm.trajectories.recompute import possible
 from pyro_lebm.trajectories.solvers import FIXED
@@ -70,6 +72,8 @@ class LatentODE(SequenceModel):
             maps, keep everything. (Native code never keeps them.)
 
     Raises:
+        TypeError: for dimensions that are no whole number; when called: for a ``series`` that is no
+            Series, times or covariates that are no tensor, times that are not real numbers.
         ValueError: for dimensions below one, an unknown method, a prior of another dimension; when
             called: for times before ``t0``, a series of another size or dtype, a field or emission
             that returns another shape.
@@ -100,6 +104,7 @@ class LatentODE(SequenceModel):
         recompute: bool = False,
     ) -> None:
         super().__init__()
+        check_whole(latent=latent, observed=observed, covariates=covariates, static=static)
         if latent < 1 or observed < 1 or covariates < 0 or static < 0:
             raise ValueError(
                 "latent, observed, covariates, static: expected sizes of at least 1, 1, 0 and 0, "
@@ -147,6 +152,13 @@ class LatentODE(SequenceModel):
         """
         if series is None and (times is None or n is None):
             raise ValueError("series: expected a Series, or times and n; got neither")
+        if series is not None:
+            check_series(series)
+        if times is not None:
+            check_real("times", times)
+        if covariates is not None:
+            check_tensor("covariates", covariates)
+            check_known(covariates)
         with self._sequences(series, n):
             z0 = initial(self.prior)
             if series is not None:

@@ -116,7 +116,10 @@ class Beside(TorchDistribution):
 
 
 class MixedEmission(nn.Module):
-    """Emissions of different kinds of features, side by side in the order given.
+    r"""Emissions of different kinds of features, side by side in the order given.
+
+    .. math:: p(x \mid z_{1..K}) = \prod_i p_i(x^{(i)} \mid z_{1..K}), \qquad
+              x = [x^{(1)}, x^{(2)}, \dots]
 
     For instance the spikes of neurons, as counts, and the position of a hand: decoding a position
     from spikes is to infer the states from a series whose positions are hidden. Each emission is
@@ -128,7 +131,8 @@ class MixedEmission(nn.Module):
             where it does not tell its D_i by an attribute ``observed``.
 
     Raises:
-        ValueError: for fewer than two.
+        ValueError: for fewer than two, names that `torch.nn.ModuleDict` refuses, attributes
+            ``latent`` that differ; when called: see `Beside`.
 
     Example:
         >>> from pyro_lebm.models import GaussianEmission, PoissonEmission
@@ -144,9 +148,14 @@ class MixedEmission(nn.Module):
             raise ValueError(f"emissions: expected at least 2, got {len(emissions)}")
         self.emissions: nn.Module
         if isinstance(emissions, Mapping):
-            self.emissions = nn.ModuleDict(emissions)
+            self.emissions = _named(emissions)
         else:
             self.emissions = nn.ModuleList(emissions)
+        known = [getattr(each, "latent", None) for each in self._each()]
+        told = [latent for latent in known if isinstance(latent, int)]
+        if len(set(told)) > 1:
+            raise ValueError(f"emissions: expected all of states of one size, got {told}")
+        self.latent = told[0] if told else None
 
     def _each(self) -> Iterator[Any]:
         return self.emissions.children()
@@ -178,3 +187,13 @@ class MixedEmission(nn.Module):
     def mean(self, path: Tensor) -> Tensor:
         """E[x | path], ``(..., K, D_1 + D_2 + ...)``."""
         return torch.cat([emission.mean(path) for emission in self._each()], -1)
+
+
+def _named(emissions: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    try:
+        return nn.ModuleDict(emissions)
+    except KeyError as error:
+        raise ValueError(
+            f"emissions: expected names that a ModuleDict takes, got {[*emissions]}: "
+            f"{error.args[0]}"
+        ) from error

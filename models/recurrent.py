@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_lebm.number_checks import check_numbers
+
 from .emissions import GaussianEmission
 from .fields import check_sizes
 from .stepwise import StepwiseModel
@@ -37,6 +39,7 @@ class RecurrentGenerator(StepwiseModel):
         unit: a usual gap, in the series' unit.
 
     Raises:
+        TypeError: for a size that is no whole number or a unit that is no number.
         ValueError: for sizes below one or a unit that is not positive; and as `StepwiseModel` does.
 
     Example:
@@ -57,6 +60,7 @@ class RecurrentGenerator(StepwiseModel):
         unit: float = 1.0,
     ) -> None:
         check_sizes(state=state, observed=observed)
+        check_numbers(unit=unit)
         if not 0 < unit < math.inf:
             raise ValueError(f"unit: expected a positive number, got {unit}")
         noise = state if noise is None else noise

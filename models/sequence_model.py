@@ -12,7 +12,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_lebm.series import Series
+from pyro_lebm.number_checks import check_whole
+from pyro_lebm.series import Series, check_series
 
 from .saved import SavedModel
 
@@ -47,8 +48,10 @@ class SequenceModel(SavedModel):
         """``n`` new sequences ``(n, T, D)`` at ``times``, drawn from the model itself.
 
         Raises:
+            TypeError: for an ``n`` that is no whole number.
             ValueError: for fewer than one sequence.
         """
+        check_whole(n=n)
         if n < 1:
             raise ValueError(f"n: expected at least 1, got {n}")
         with pyro.poutine.block(), pyro.poutine.trace() as trace:
@@ -58,6 +61,7 @@ class SequenceModel(SavedModel):
         return x
 
     def _check_series(self, series: Series, dtype: torch.dtype) -> None:
+        check_series(series)
         if series.observed != self.observed:
             raise ValueError(
                 f"series: expected {self.observed} features an observation, got {series.observed}"

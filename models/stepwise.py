@@ -13,8 +13,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_lebm.base import StandardNormal
+from pyro_lebm.number_checks import check_whole
 from pyro_lebm.series import Series
+from pyro_lebm.series_checks import check_known, check_real, check_tensor
 
+from .emissions import check_latent
 from .fields import check_sizes
 from .initial import check_initial, initial
 from .sequence_model import SequenceModel
@@ -45,9 +48,13 @@ class StepwiseModel(SequenceModel):
         covariates: size C of known inputs to the steps, 0 for none.
 
     Raises:
-        ValueError: for sizes below one or a prior of another size; when called: for neither or both
-            of ``series`` and ``times``, times that decrease or are not finite, no sequence, or a
-            series or covariates of another size or dtype.
+        TypeError: for sizes that are no whole number; when called: for a ``series`` that is no
+            Series, an ``n`` that is no whole number, times or covariates that are no tensor, times
+            that are not real numbers.
+        ValueError: for sizes below one, a prior of another size, or an emission whose attribute
+            ``latent`` is another size; when called: for neither or both of ``series`` and
+            ``times``, times that decrease or are not finite, no sequence, a series or covariates of
+            another size or dtype, or covariates that are not finite.
     """
 
     # Draws are of steps between certain times: predictions at others would take them for theirs.
@@ -65,6 +72,7 @@ class StepwiseModel(SequenceModel):
     ) -> None:
         super().__init__()
         check_sizes(state=state, observed=observed, noise=noise)
+        check_whole(covariates=covariates)
         if covariates < 0:
             raise ValueError(f"covariates: expected 0 or more, got {covariates}")
         self.state, self.observed, self.covariates = state, observed, covariates
@@ -72,6 +80,7 @@ class StepwiseModel(SequenceModel):
         self.prior = StandardNormal(state) if prior is None else prior
         self.emission = emission
         check_initial(self.prior, state)
+        check_latent(emission, state)
 
     @property
     def noise(self) -> int:
@@ -233,10 +242,14 @@ def check_times(times: Tensor, n: int, covariates: Tensor | None) -> None:
         raise ValueError(f"times: expected shape (K,) or ({n}, K), got {shape}")
     if not bool(torch.isfinite(times).all()):
         raise ValueError("times: expected finite numbers, got NaN or inf")
-    if covariates is not None and covariates.shape[:-1] != (n, shape[-1]):
+    if covariates is None:
+        return
+    check_tensor("covariates", covariates)
+    if covariates.shape[:-1] != (n, shape[-1]):
         raise ValueError(
             f"covariates: expected shape ({n}, {shape[-1]}, C), got {tuple(covariates.shape)}"
         )
+    check_known(covariates)
 
 
 _WALKED: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()

@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .emissions import check_latent
 from .fields import check_sizes
 
 
@@ -18,9 +19,9 @@ class TransformerEmission(nn.Module):
     .. math:: p(x_k \mid z_{1..K}) = p(x_k \mid \tilde z_k), \quad
               \tilde z = z + B\, \text{Transformer}(A z + \text{position})
 
-    The decoder of LangevinFlow (arXiv 2507.11531), with pre-norm layers of self-attention (Vaswani
-    et al. 2017, arXiv 1706.03762) and no dropout. B starts near 0, and so the emission near the
-    plain one.
+    The decoder of LangevinFlow (Song, Keller, Yue, Perona & Welling 2025, arXiv 2507.11531), with
+    pre-norm layers of self-attention (Vaswani et al. 2017, arXiv 1706.03762) and no dropout. B
+    starts near 0, and so the emission near the plain one.
 
     All times of a path attend to all others, those where nothing was observed and a padded tail
     among them, and a position is an index: the emission at a time depends on which times are asked
@@ -34,7 +35,9 @@ class TransformerEmission(nn.Module):
         layers: how many.
 
     Raises:
-        ValueError: for a size below 1 or a width that is no such multiple.
+        TypeError: for a size that is no whole number.
+        ValueError: for a size below 1, a width that is no such multiple, or an emission whose
+            attribute ``latent`` is another size than S.
 
     Example:
         >>> from pyro_lebm.models import PoissonEmission
@@ -48,9 +51,10 @@ class TransformerEmission(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(state=state, heads=heads, width=width, layers=layers)
+        check_latent(emission, state)
         if width % (2 * heads):
             raise ValueError(f"width: expected a multiple of 2 * heads={2 * heads}, got {width}")
-        self.emission = emission
+        self.emission, self.latent = emission, state
         self.inward = nn.Linear(state, width)
         self.layers = nn.Sequential(*(EncoderLayer(width, heads) for _ in range(layers)))
         self.norm, self.outward = nn.LayerNorm(width), nn.Linear(width, state)

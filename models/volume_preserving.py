@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_lebm.number_checks import check_whole
+
+from .fields import check_hidden
+
 
 class VolumePreservingFlow(nn.Module):
     r"""Additive couplings: a learned map of noise whose Jacobian has determinant 1.
@@ -15,8 +19,8 @@ class VolumePreservingFlow(nn.Module):
     .. math:: y_a = x_a, \qquad y_b = x_b + m(x_a)
 
     with the parts changing places from layer to layer (NICE; Dinh, Krueger & Bengio 2015, arXiv
-    1410.8516), by zuko: ``pip install 'pyro-lebm[flows]'``. arXiv 2306.07077 names such a flow on
-    the latent noise as future work. At the start it is the identity.
+    1410.8516), by zuko: ``pip install 'pyro-lebm[flows]'``. Rezaei (2023, arXiv 2306.07077) names
+    such a flow on the latent noise as future work. At the start it is the identity.
 
     Importing zuko switches the validation of torch's distributions off for the whole process; it
     is put back as it was.
@@ -27,6 +31,7 @@ class VolumePreservingFlow(nn.Module):
         hidden: widths of each coupling's hidden layers.
 
     Raises:
+        TypeError: a size or layers that are no whole number, ``hidden`` that is no sequence.
         ValueError: fewer than two numbers or layers.
         ModuleNotFoundError: without the extra ``flows``.
 
@@ -39,6 +44,8 @@ class VolumePreservingFlow(nn.Module):
 
     def __init__(self, size: int, layers: int = 4, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
+        check_whole(size=size, layers=layers)
+        check_hidden(hidden)
         if size < 2 or layers < 2:
             raise ValueError(
                 f"size, layers: expected at least 2 of each, got size {size}, {layers} layers"

@@ -310,6 +310,12 @@ class Series:
         return f"Series(N={n}{part}, T={t}, D={d}{extra}, {seen})"
 
 
+def check_series(series: object) -> None:
+    """Refuse what is no series."""
+    if not isinstance(series, Series):
+        raise TypeError(f"series: expected a Series, got {type(series).__name__}")
+
+
 def _pad(x: Tensor, length: int) -> Tensor:
     """Repeat the last row until ``length`` rows."""
     return torch.cat([x, x[-1:].expand(length - len(x), *x.shape[1:])])

@@ -19,6 +19,14 @@ def check_tensor(name: str, x: object) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
 
 
+def check_real(name: str, x: object) -> None:
+    """A tensor of numbers, neither complex nor bool."""
+    check_tensor(name, x)
+    assert isinstance(x, Tensor)
+    if x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"{name}: expected real numbers, got {x.dtype}")
+
+
 def check_values(values: Tensor) -> None:
     """Floating, (N, T, D), not empty."""
     check_tensor("values", values)
@@ -66,15 +74,13 @@ def check_every_sequence(mask: Tensor, subject: str) -> None:
 
 def checked_times(times: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """The times in the values' dtype: finite, and strictly increasing up to the padded tail."""
-    check_tensor("times", times)
+    check_real("times", times)
     n, t, _ = values.shape
     if shape(times) not in ((t,), (n, t)):
         raise ValueError(
             f"times: expected shape {(t,)} or {(n, t)} for values {shape(values)}, "
             f"got {shape(times)}"
         )
-    if times.is_complex() or times.dtype == torch.bool:
-        raise TypeError(f"times: expected real numbers, got {times.dtype}")
     check_device("times", times, values)
     times = times.to(values.dtype)
     if not torch.isfinite(times).all():
@@ -106,6 +112,11 @@ def check_covariates(covariates: Tensor | None, values: Tensor) -> None:
         n, t, _ = values.shape
         raise ValueError(f"covariates: expected shape ({n}, {t}, C), got {shape(covariates)}")
     check_device("covariates", covariates, values)
+    check_known(covariates)
+
+
+def check_known(covariates: Tensor) -> None:
+    """Finite throughout."""
     if not torch.isfinite(covariates).all():
         raise ValueError("covariates: expected finite numbers at every time point, got NaN or inf")
 

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from pyro_lebm.programs.program import Model, Program
 from pyro_lebm.programs.reading import Site
-from pyro_lebm.series import Series
+from pyro_lebm.series import Series, check_series
 
 from ..draws import Draws
 from ..posterior import check_plates
-from .guide import Guide
+from .guide import Guide, check_draws, refuse_other_widths
 
 
 class BottomUpGuide(Guide):
@@ -70,6 +70,7 @@ class BottomUpGuide(Guide):
     def forward(self, series: Series, **kwargs: Any) -> None:
         """The guide: every latent site from its Gaussian."""
         program = self.program.rebind(series, **kwargs)
+        refuse_other_widths(program, self.program)
         layers, features = list(self.layers), self._encoded(series)
         for i, site in enumerate(reversed(program.sites)):
             normal = _gaussian(features, site)
@@ -84,6 +85,8 @@ class BottomUpGuide(Guide):
         """Draws of the guide's Gaussians: an approximation, whatever their training."""
         if options:
             raise TypeError(f"posterior: these draws take no options, got {sorted(options)}")
+        check_draws(draws)
+        check_series(series)
         features = self._encoded(series)
         features = features.expand(1, draws, *features.shape)
         samples, layers = {}, list(self.layers)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_lebm.programs.program import Model, Program
-from pyro_lebm.series import Series
+from pyro_lebm.series import Series, check_series
 
 from ..draws import Draws
 from ..posterior import anneal_twice, check_plates
 from .encoders import GRUEncoder
-from .guide import Guide
+from .guide import Guide, check_draws, refuse_other_widths, viewed
 
 
 class EncoderGuide(Guide):
@@ -39,6 +39,7 @@ class EncoderGuide(Guide):
             New sequences are seen whole.
 
     Raises:
+        TypeError: when called: for a view that returns no Series.
         ValueError: for latent sites outside one plate of sequences, or an encoder that returns
             another number of features.
     """
@@ -82,11 +83,12 @@ class EncoderGuide(Guide):
 
     def propose(self, series: Series) -> dist.Normal:
         """`encode` of what the encoder may see of a training sequence."""
-        return self.encode(series if self.view is None else self.view(series))
+        return self.encode(series if self.view is None else viewed(self.view, series))
 
     def forward(self, series: Series, **kwargs: Any) -> None:
         """The guide: every latent site from the encoder's Gaussian."""
         program = self.program.rebind(series, **kwargs)
+        refuse_other_widths(program, self.program)
         q = self.propose(series)
         parts = zip(program.unflatten(q.loc), program.unflatten(q.scale), strict=True)
         for (site, loc), (_, scale) in parts:
@@ -103,6 +105,8 @@ class EncoderGuide(Guide):
     def posterior(self, series: Series, draws: int = 64, **options: Any) -> Draws:
         """Draws of the encoder's Gaussian: an approximation, whatever its training."""
         _refuse_options(options)
+        check_draws(draws)
+        check_series(series)
         check_plates(self.program)
         with torch.no_grad():
             z = self.encode(series).sample(torch.Size((1, draws)))

@@ -7,6 +7,7 @@ Built as ``Guide(model, series)``, where the training series says how many seque
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pyro_lebm.dynamics.chains import Chains
 from pyro_lebm.dynamics.inner_steps import InnerSteps
+from pyro_lebm.number_checks import check_whole
 from pyro_lebm.programs.program import Program
 from pyro_lebm.series import Series
 
@@ -108,6 +110,28 @@ def check_share(argument: str, value: float) -> None:
         raise ValueError(f"{argument}: expected a share between 0 and 1, got {value}")
 
 
+def check_draws(draws: int) -> None:
+    """Refuse fewer than one draw."""
+    check_whole(draws=draws)
+    if draws < 1:
+        raise ValueError(f"draws: expected at least 1, got {draws}")
+
+
+def viewed(view: Callable[[Series], Series], series: Series) -> Series:
+    """What a view leaves of a series.
+
+    Raises:
+        TypeError: for a view that returns no series.
+    """
+    found: object = view(series)
+    if not isinstance(found, Series):
+        raise TypeError(
+            f"view: expected a function that returns a Series, got one that returns "
+            f"{type(found).__name__}"
+        )
+    return found
+
+
 def refuse_particles() -> None:
     """Refuse to run inside a plate: the Langevin draw cannot see it."""
     outer = [h.name for h in _PYRO_STACK if isinstance(h, IndepMessenger)]
@@ -121,6 +145,19 @@ def refuse_particles() -> None:
 def elements(program: Program) -> tuple[Tensor, ...]:
     """Where the chains of a program's elements are kept; one chain if all is one element."""
     return program.index if program.common else (torch.zeros(1, dtype=torch.long),)
+
+
+def refuse_other_widths(program: Program, built: Program) -> None:
+    """Refuse latent sites that have become wider or narrower since a guide was built."""
+    if program.widths != built.widths:
+        expected, got = (
+            {site.name: width for site, width in zip(each.sites, each.widths, strict=True)}
+            for each in (built, program)
+        )
+        raise ValueError(
+            f"model: expected {expected} numbers of its latent sites, as when the guide was built, "
+            f"got {got}"
+        )
 
 
 def refuse_coupling(program: Program) -> None:

@@ -25,6 +25,7 @@ from .guide import (
     inner_steps,
     new_chains,
     refuse_coupling,
+    refuse_other_widths,
     refuse_particles,
 )
 
@@ -121,6 +122,7 @@ class LangevinGuide(Guide):
         refuse_particles()
         program = self.program.rebind(*args, **kwargs)
         refuse_coupling(program)
+        refuse_other_widths(program, self.program)
         with timed("posterior chains"):
             z = self.chains.run(
                 program.log_density,

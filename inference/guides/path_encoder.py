@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyro_lebm.number_checks import check_numbers, check_whole
 from pyro_lebm.series import Series
 
 
@@ -14,7 +15,9 @@ class PathEncoder(nn.Module):
     .. math:: h_k = [\overrightarrow{g}(x_{1:k}), \overleftarrow{g}(x_{k:K})]
 
     with recurrent networks :math:`g` over values, mask, covariates and gaps; without history the
-    first is a network of :math:`x_k` alone, without look-ahead there is no second.
+    first is a network of :math:`x_k` alone, without look-ahead there is no second. (Two recurrent
+    networks, of the past and of the future, as in Krishnan, Shalit & Sontag 2017, arXiv 1609.09869;
+    the inputs, so that times may be irregular and parts hidden, and the two switches are ours.)
 
     Args:
         observed: D, features of an observation.
@@ -22,9 +25,10 @@ class PathEncoder(nn.Module):
         history: whether the past is remembered.
         look_ahead: whether the future is read.
         covariates: C, channels of ``series.covariates``.
-        unit: of time, a typical gap.
+        unit: a typical gap, in the series' unit.
 
     Raises:
+        TypeError: for sizes that are no whole number, a unit that is no number.
         ValueError: for sizes below one, a unit that is not positive; when called: for a series of
             other channels.
 
@@ -45,6 +49,8 @@ class PathEncoder(nn.Module):
         unit: float = 1.0,
     ) -> None:
         super().__init__()
+        check_whole(observed=observed, hidden=hidden, covariates=covariates)
+        check_numbers(unit=unit)
         for name, value, least in (("observed", observed, 1), ("hidden", hidden, 1)):
             if value < least:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")

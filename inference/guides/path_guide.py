@@ -12,11 +12,12 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_lebm.number_checks import check_numbers, check_whole
 from pyro_lebm.programs.program import Model, Program
-from pyro_lebm.series import Series
+from pyro_lebm.series import Series, check_series
 
 from ..draws import Draws
-from .guide import Guide
+from .guide import Guide, check_draws, viewed
 from .noised_path import NoisedPath, TargetedPath, Walk
 from .path_encoder import PathEncoder
 
@@ -49,9 +50,10 @@ class PathGuide(Guide):
     far as there is one (``TraceMeanField_ELBO``).
 
     Args:
-        model: the Pyro program, with sites ``z0`` and ``noise`` and a method ``step``, such as a
-            `pyro_lebm.models.DiffusionProcess` or `LangevinFlow`.
-        series: the training data.
+        model: the Pyro program, with sites ``z0``, event ``(S,)``, and ``noise``, event ``(K - 1,
+            M)``, and a method ``step``, such as a `pyro_lebm.models.DiffusionProcess` or
+            `LangevinFlow`.
+        series: the training data, values ``(N, K, D)``.
         hidden: width of the networks.
         history: whether a step is told of the past; False alone is the Markovian guide.
         look_ahead: whether it is told of the future; default as ``history``.
@@ -59,21 +61,26 @@ class PathGuide(Guide):
             `PathEncoder`.
         training: ``"samples"``, Gaussians over the noise, through whatever sampler the model has;
             ``"diffusion"``, Gaussians over the states and the diffusion-based bound, for a model
-            whose ``stochasticity`` is above 0 (the two algorithms of arXiv 2306.07077).
+            whose ``stochasticity`` is above 0 (the two algorithms of Rezaei 2023, arXiv
+            2306.07077).
         dropout: share of entries hidden from the encoder at each step of `fit`, and the only ones
             that the likelihood then counts, as many times as they are few: coordinated dropout
-            (Keshtkaran & Pandarinath 2019), which keeps a guide from copying its input.
+            (Keshtkaran & Pandarinath 2019, arXiv 1908.07896), which keeps a guide from copying its
+            input.
         view: what the encoder may see of a training sequence, on the same times; default everything
             observed. New sequences are seen whole.
-        unit: of time, a typical gap.
+        unit: a typical gap, in the series' unit.
 
     Raises:
-        TypeError: for a ``series`` that is no Series.
+        TypeError: for a ``series`` that is no Series, a width that is no whole number, a dropout or
+            unit that is no number; when called: for a view that returns no Series; from
+            ``posterior``: for any option.
         ValueError: for a model with other latent sites or without ``step``, a dropout outside [0,
             1) or of a model whose density is drawn at random, both ``dropout`` and ``view``,
             another training, one by diffusion at stochasticity 0, a unit that is not positive, an
             encoder without ``features``; when called: for an encoder that returns another shape, a
-            view on other times, or a model whose steps draw other numbers than when this was built.
+            view on other times, a series or model of another dtype, or a model whose steps draw
+            other numbers than when this was built.
 
     Example:
         >>> class Walk(pyro.nn.PyroModule):
@@ -111,11 +118,10 @@ class PathGuide(Guide):
         unit: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(series, Series):
-            raise TypeError(f"series: expected a Series, got {type(series).__name__}")
+        check_series(series)
         super().__init__(Program.read(model, series, **kwargs))
         _check(self.program, training)
-        _check_options(self.program, dropout, view, unit)
+        _check_options(self.program, hidden, dropout, view, unit)
         if encoder is None:
             channels = 0 if series.covariates is None else series.covariates.shape[-1]
             encoder = PathEncoder(
@@ -151,8 +157,14 @@ class PathGuide(Guide):
         site = next(site for site in self.program.sites if site.name == "z0")
         return int(site.event[-1])
 
+    def structure(self) -> dict[str, str]:
+        """What equal weights do not tell: how it is trained."""
+        training = "diffusion" if self.targets else "samples"
+        return {"training": f"{training}, dropout {self.dropout:g}, unit {self.unit:g}"}
+
     def forward(self, series: Series, **kwargs: Any) -> None:
         """The guide: the first state, and the noise of each step."""
+        self._check_series(series)
         program = self.program.rebind(series, **kwargs)
         if self.view is not None:
             series = _viewed(self.view, series)
@@ -164,12 +176,29 @@ class PathGuide(Guide):
 
     def encode(self, series: Series) -> dist.Normal:
         """The variational posterior of the first state, batch shape ``(N, S)``."""
+        self._check_series(series)
         return self._first(self._features(series))
 
     def posterior(self, series: Series, draws: int = 64, **options: Any) -> Draws:
-        """Draws of the guide itself: an approximation, whatever its training."""
+        """Draws of the guide itself: an approximation, whatever its training.
+
+        Args:
+            series: N sequences, ``(N, K, D)``.
+            draws: how many of each.
+            options: none.
+
+        Returns:
+            ``z0`` ``(1, draws, N, S)`` and, where K > 1, ``noise`` ``(1, draws, N, K - 1, M)``.
+
+        Raises:
+            TypeError: for options: they are those of guides that sample by chains or particles; for
+                a ``series`` that is no Series or draws that are no whole number.
+            ValueError: for fewer than one draw, or a series or model of another dtype.
+        """
         if options:
             raise TypeError(f"posterior: a guide's own draws take no options, got {[*options]}")
+        check_draws(draws)
+        self._check_series(series)
         with torch.no_grad():
             features = self._features(series)
             samples = {"z0": self._first(features).sample(torch.Size((draws,)))}
@@ -185,6 +214,23 @@ class PathGuide(Guide):
         hidden = torch.rand(series.mask.shape, device=series.mask.device) < self.dropout
         given = series._with(mask=series.mask & ~hidden)
         return Offered(given, series.without(given), 1 / self.dropout)
+
+    def _check_series(self, series: Series) -> None:
+        """Of the dtype that guide and model are, both alike."""
+        check_series(series)
+        ours, theirs = next(self.parameters()).dtype, series.values.dtype
+        if theirs != ours:
+            raise ValueError(
+                f"series: expected {ours} as the guide is, got {theirs}; use "
+                "series.to(dtype=...) or guide.to(...)"
+            )
+        parts = self._model.parameters() if isinstance(self._model, nn.Module) else ()
+        model = [p.dtype for p in parts if p.is_floating_point()]
+        if model and ours not in model:
+            raise ValueError(
+                f"model: expected {ours} as the guide is, got {model[0]}; use model.to(...) or "
+                "guide.to(...)"
+            )
 
     def _features(self, series: Series) -> Tensor:
         found: Tensor = self.encoder(series)
@@ -224,7 +270,7 @@ def _free(mask: Tensor) -> Tensor:
 
 
 def _viewed(view: Callable[[Series], Series], series: Series) -> Series:
-    found = view(series)
+    found = viewed(view, series)
     if found.mask.shape != series.mask.shape or not torch.equal(found.times, series.times):
         raise ValueError(
             f"view: expected the same times, with entries hidden, got {found} of {series}"
@@ -253,7 +299,13 @@ def _check(program: Program, training: str) -> None:
         )
 
 
-def _check_options(program: Program, dropout: float, view: object, unit: float) -> None:
+def _check_options(
+    program: Program, hidden: int, dropout: float, view: object, unit: float
+) -> None:
+    check_whole(hidden=hidden)
+    check_numbers(dropout=dropout, unit=unit)
+    if hidden < 1:
+        raise ValueError(f"hidden: expected at least 1, got {hidden}")
     if not 0 < unit < float("inf"):
         raise ValueError(f"unit: expected a positive number, got {unit}")
     if not 0 <= dropout < 1:

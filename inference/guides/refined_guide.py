@@ -27,6 +27,7 @@ from .guide import (
     check_share,
     inner_steps,
     new_chains,
+    refuse_other_widths,
     refuse_particles,
 )
 
@@ -106,6 +107,7 @@ class RefinedGuide(Guide):
             return
         refuse_particles()
         program = self.program.rebind(series, **kwargs)
+        refuse_other_widths(program, self.program)
         q = self.guide.propose(series)
         proposal = q.rsample()
         self._encoder_loss(program, q, proposal)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from pyro_lebm.dynamics.chains import Chains
 from pyro_lebm.programs.program import Program
-from pyro_lebm.series import Series
+from pyro_lebm.series import Series, check_series
 
 from ..parallel.ranks import LostRank, Ranks
 from ..parallel.shards import begin_alike, end_alike
@@ -148,7 +148,7 @@ def fit(
         ValueError: a setting out of range; a guide built on another model or, if it keeps a chain
             for each sequence, on another number of them; `validation` unlike `series`; a prefix
             that matches no parameter; a parameter that is never registered with Pyro, belongs to no
-            module, or shares its name with another.
+            module, or shares its name with another; a `series` of one time for a model of steps.
         CheckpointError: `resume` with a file that is damaged or of another model, guide, data set
             or other settings.
         RuntimeError: training failed more than `max_rollbacks` times, or (`LostRank`) another rank
@@ -244,8 +244,7 @@ def _check(model: nn.Module, guide: nn.Module, series: Series, settings: Setting
     for name, module in (("model", model), ("guide", guide)):
         if not isinstance(module, nn.Module):
             raise TypeError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
-    if not isinstance(series, Series):
-        raise TypeError(f"series: expected a Series, got {type(series).__name__}")
+    check_series(series)
     _check_origin(model, guide, series)
     loss_name = getattr(guide, "loss_name", "negative ELBO")
     if settings.kl_warmup > 0 and not loss_name.startswith("negative ELBO"):

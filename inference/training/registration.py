@@ -55,8 +55,29 @@ def _pyro_names(root: nn.Module) -> dict[str, Tensor]:
     return {prefix + name: p for name, p in root.named_parameters()}
 
 
+def never_registered(names: str) -> str:
+    """What is wrong where programs never met some parameters."""
+    return (
+        f"model, guide: the parameters {names} are never registered with Pyro and would never be "
+        "trained; hold them in a PyroModule, call pyro.module, or freeze them with "
+        "requires_grad_(False)"
+    )
+
+
+def never_stepped(names: str) -> str:
+    """The same, of a model that goes from time to time and was given but one."""
+    return (
+        "series: expected at least two times, between which a model learns its steps, got 1: the "
+        f"parameters {names} would never be trained; freeze them with requires_grad_(False) to "
+        "train the others"
+    )
+
+
 def register(
-    modules: nn.Module, run: Callable[[], None], exempt: Collection[Tensor] = ()
+    modules: nn.Module,
+    run: Callable[[], None],
+    exempt: Collection[Tensor] = (),
+    unmet: Callable[[str], str] = never_registered,
 ) -> dict[str, Tensor]:
     """Run the programs once and see which parameters Pyro's store was handed.
 
@@ -64,6 +85,7 @@ def register(
         modules: holds the model and the guide.
         run: runs guide and model, as a step of training does.
         exempt: parameters that may stay unseen.
+        unmet: what to say of the names of others that do.
 
     Returns:
         The parameters to be trained, by dotted name.
@@ -95,11 +117,7 @@ def register(
     known = {id(p) for p in seen.values()} | {id(p) for p in exempt}
     unseen = [n for n, p in after.items() if id(p) not in known and id(p) in trainable]
     if unseen:
-        raise ValueError(
-            f"model, guide: the parameters {_listed(unseen)} are never registered with Pyro and "
-            "would never be trained; hold them in a PyroModule, call pyro.module, or freeze them "
-            "with requires_grad_(False)"
-        )
+        raise ValueError(unmet(_listed(unseen)))
     return seen
 
 

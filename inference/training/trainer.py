@@ -25,7 +25,7 @@ from .guard import FAULTS, Fault, Guard
 from .history import History
 from .horizon import Horizon
 from .optimiser import Optimiser
-from .registration import RefuseUnnormalised, register
+from .registration import RefuseUnnormalised, never_registered, never_stepped, register
 from .settings import Settings, warmed
 from .snapshot import is_finite, restore, rng_state, set_rng_state, take, undone
 from .validation import EarlyStop
@@ -103,7 +103,9 @@ class Training:
                 self.elbo.loss(self.model, guide, first)  # type: ignore[attr-defined]
 
         def check() -> None:
-            self.optimiser.check_prefixes(register(self.both, run, held))
+            steps = self.series.length > 1 or not getattr(self.model, "bound_to_times", False)
+            unmet = never_registered if steps else never_stepped
+            self.optimiser.check_prefixes(register(self.both, run, held, unmet))
 
         undone(self.both, check, self.device)
         if not any(p.requires_grad for p in self.both.parameters()):

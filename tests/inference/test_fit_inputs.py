@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lebm.inference import EncoderGuide, LangevinGuide, RefinedGuide, fit
+from leaky import Leaky
+from pyro_lebm.inference import (
+    EncoderGuide,
+    LangevinGuide,
+    PathGuide,
+    RefinedGuide,
+    fit,
+    posterior_predict,
+)
 from pyro_lebm.models import LatentODE
 from pyro_lebm.series import Series
 from small_programs import QUIET, Encoder, Linear, data
@@ -103,3 +111,22 @@ def test_one_validation_draw_is_refused() -> None:
         ValueError, match="validation_draws: expected a whole number of at least 2, got 1"
     ):
         fit(model, guide, SERIES, max_steps=1, validation=validation, validation_draws=1, **QUIET)
+
+
+MOMENT = Series(torch.zeros(1), torch.randn(4, 1, 1))
+OF_STEPS: dict[str, Callable[..., Any]] = {"langevin": GUIDES["langevin"], "path": PathGuide}
+
+
+@pytest.mark.parametrize("make", OF_STEPS.values(), ids=list(OF_STEPS))
+def test_a_model_of_steps_cannot_learn_from_one_time(make: Callable[..., Any]) -> None:
+    model = Leaky()
+    with pytest.raises(ValueError, match=r"series: expected at least two times, .* got 1: .*kept"):
+        fit(model, make(model, MOMENT), MOMENT, max_steps=1, **QUIET)
+
+
+def test_all_but_its_steps_learns_from_one_time() -> None:
+    model = Leaky()
+    model.kept.requires_grad_(False)
+    assert len(fit(model, LangevinGuide(model, MOMENT, steps=1), MOMENT, max_steps=1, **QUIET)) == 1
+    draws = PathGuide(model, MOMENT, 4).posterior(MOMENT, 3)
+    assert posterior_predict(model, draws, MOMENT).shape == (1, 3, 4, 1, 1)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -141,8 +142,54 @@ def test_bad_inputs(build: Any, message: str) -> None:
         build()
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: DiffusionProcess(2, 1, steps=2.5), "steps: expected a whole number, got 2.5"),
+        (lambda: DiffusionProcess(2, 1, steps=True), "steps: expected a whole number, got True"),
+        (lambda: DiffusionProcess(2, 1, order=1.5), "order: expected a whole number, got 1.5"),
+        (lambda: DiffusionProcess(2.0, 1), "latent: expected a whole number, got 2.0"),
+        (lambda: DiffusionProcess(2, "a"), "observed: expected a whole number, got 'a'"),
+        (
+            lambda: DiffusionProcess(2, 1, covariates=1.5),
+            "covariates: expected a whole number, got 1.5",
+        ),
+        (
+            lambda: DiffusionProcess(2, 1, stochasticity="a"),
+            "stochasticity: expected a number, got 'a'",
+        ),
+        (lambda: DiffusionProcess(2, 1, unit=None), "unit: expected a number, got None"),
+        (
+            lambda: DiffusionProcess(2, 1, hidden=64),
+            r"hidden: expected a sequence of widths, such as \(64,\), got 64",
+        ),
+        (
+            lambda: DiffusionProcess(2, 1, hidden=(8.0,)),
+            r"hidden\[0\]: expected a whole number, got 8.0",
+        ),
+        (
+            lambda: TransitionDenoiser(2, covariates=1.5),
+            "covariates: expected a whole number, got 1.5",
+        ),
+        (lambda: VolumePreservingFlow(2.5), "size: expected a whole number, got 2.5"),
+        (lambda: VolumePreservingFlow(2, hidden=8), "hidden: expected a sequence of widths"),
+    ],
+)
+def test_what_is_no_number_is_refused(build: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        build()
+
+
+def test_whole_numbers_of_other_libraries_will_do() -> None:
+    model = DiffusionProcess(np.int64(2), 1, steps=np.int32(3), stochasticity=np.float32(0.5))
+    assert model.generate(2, torch.arange(3.0)).shape == (2, 3, 1)
+
+
 def test_settings_are_checked_whenever_they_are_set() -> None:
     model = DiffusionProcess(2, 1)
+    for name, value in (("steps", 2.5), ("stochasticity", "a"), ("order", True)):
+        with pytest.raises(TypeError, match=f"{name}: expected a .*number, got {value!r}"):
+            setattr(model, name, value)
     for name, value in (("steps", 0), ("stochasticity", float("nan")), ("order", 0)):
         with pytest.raises(ValueError, match=f"{name}: expected"):
             setattr(model, name, value)

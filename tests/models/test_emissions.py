@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,14 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_lebm.models import (
+    DiffusionProcess,
+    ImplicitEmission,
+    LangevinFlow,
+    MixedEmission,
+    RecurrentGenerator,
+    TransformerEmission,
+)
 from pyro_lebm.models.emissions import (
     BernoulliEmission,
     Emission,
@@ -99,3 +108,31 @@ def test_bad_sizes_are_named(kind: str, latent: int, observed: int, name: str) -
 def test_bad_scale_is_named(scale: float) -> None:
     with pytest.raises(ValueError, match=r"scale: expected a finite number above 0\.001, got"):
         GaussianEmission(1, 1, scale=scale)
+
+
+def test_what_is_no_number_is_refused() -> None:
+    wrong: Any = "a"
+    with pytest.raises(TypeError, match="scale: expected a number, got 'a'"):
+        GaussianEmission(1, 1, scale=wrong)
+
+
+MEMBERS: dict[str, Callable[[nn.Module], object]] = {
+    "diffusion": lambda emission: DiffusionProcess(4, 2, emission=emission),
+    "flow": lambda emission: LangevinFlow(2, 2, emission=emission),
+    "recurrent": lambda emission: RecurrentGenerator(4, 2, emission=emission),
+}
+OTHERS: dict[str, Callable[[int], nn.Module]] = {
+    "gaussian": lambda size: GaussianEmission(size, 2),
+    "implicit": lambda size: ImplicitEmission(size, 2),
+    "attentive": lambda size: TransformerEmission(PoissonEmission(size, 2), size, width=16),
+    "mixed": lambda size: MixedEmission([PoissonEmission(size, 1), GaussianEmission(size, 1)]),
+}
+
+
+@pytest.mark.parametrize("emission", OTHERS)
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_model_of_steps_refuses_an_emission_of_other_states(member: str, emission: str) -> None:
+    MEMBERS[member](OTHERS[emission](4))
+    with pytest.raises(ValueError, match="emission: expected one of states of size 4, got one of"):
+        MEMBERS[member](OTHERS[emission](3))
+    MEMBERS[member](nn.Linear(3, 2))  # which does not say

@@ -116,6 +116,31 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
+KINDS: dict[str, tuple[Callable[[], object], str]] = {
+    "latent": (lambda: MLPField(2.0), r"latent: expected a whole number, got 2\.0"),
+    "outputs": (lambda: MLP(2, True), r"outputs: expected a whole number, got True"),
+    "covariates": (
+        lambda: MLPField(2, covariates=1.5),
+        r"covariates: expected a whole number, got 1\.5",
+    ),
+    "a width": (
+        lambda: MLPField(2, (8, 8.5)),
+        r"hidden\[1\]: expected a whole number, got 8\.5",
+    ),
+    "hidden": (
+        lambda: MLP(2, 2, 64),
+        r"hidden: expected a sequence of widths, such as \(64,\), got 64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_what_is_no_number_is_named(case: str) -> None:
+    call, message = KINDS[case]
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_named(case: str) -> None:
     call, message = BAD[case]

@@ -267,6 +267,22 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
         LangevinFlow(**{"latent": 2, "observed": 1} | options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent": 2.0}, "latent: expected a whole number, got 2.0"),
+        ({"substeps": 1.5}, "substeps: expected a whole number, got 1.5"),
+        ({"covariates": 1.5}, "covariates: expected a whole number, got 1.5"),
+        ({"friction": "a"}, "friction: expected a number, got 'a'"),
+        ({"step_size": None}, "step_size: expected a number, got None"),
+        ({"unit": "a"}, "unit: expected a number, got 'a'"),
+    ],
+)
+def test_what_is_no_number_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        LangevinFlow(**{"latent": 2, "observed": 1} | options)
+
+
 @pytest.mark.parametrize(("latent", "groups"), [(12, 4), (6, 2), (5, 1)])
 def test_the_default_potential_fits_any_size(latent: int, groups: int) -> None:
     model = LangevinFlow(latent, 2)

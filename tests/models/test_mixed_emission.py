@@ -8,7 +8,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_lebm.models import (
     BernoulliEmission,
@@ -148,6 +148,24 @@ def test_a_part_whose_density_is_drawn_makes_all_of_it_so() -> None:
     for x in (drawn, drawn.expand((2, 5, 7, 6)), drawn.mask(False).to_event(2)):
         assert drawn_density(x)
     assert not drawn_density(MixedEmission([spikes, GaussianEmission(3, 2)])(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("keys", "already exists"), ("a.b", 'can\'t contain "."'), ("", "can't be empty")],
+)
+def test_names_that_no_module_takes_are_refused(name: str, why: str) -> None:
+    parts = {name: PoissonEmission(2, 1), "other": PoissonEmission(2, 1)}
+    message = f"emissions: expected names that a ModuleDict takes, got ['{name}', 'other']: "
+    with pytest.raises(ValueError, match=re.escape(message) + ".*" + re.escape(why)):
+        MixedEmission(parts)
+
+
+def test_parts_of_other_states_are_refused() -> None:
+    assert MixedEmission([PoissonEmission(3, 2), nn.Linear(3, 2)]).latent == 3
+    assert MixedEmission([nn.Linear(3, 2), nn.Linear(3, 2)]).latent is None
+    with pytest.raises(ValueError, match=r"emissions: expected all .* of one size, got \[3, 2\]"):
+        MixedEmission([PoissonEmission(3, 2), GaussianEmission(2, 1)])
 
 
 def test_bad_parts_are_refused() -> None:

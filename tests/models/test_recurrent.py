@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -41,3 +43,8 @@ def test_defaults_and_bad_sizes() -> None:
         sizes = {"state": 4, "observed": 2, name: 0}
         with pytest.raises(ValueError, match=f"{name}: expected a size of at least 1, got 0"):
             RecurrentGenerator(**sizes)
+        with pytest.raises(TypeError, match=f"{name}: expected a whole number, got 2.5"):
+            RecurrentGenerator(**sizes | {name: 2.5})
+    wrong: Any = "a"
+    with pytest.raises(TypeError, match="unit: expected a number, got 'a'"):
+        RecurrentGenerator(4, 2, unit=wrong)

@@ -113,6 +113,12 @@ def test_bad_sizes_are_refused(options: dict[str, Any], message: str) -> None:
         TransformerEmission(PoissonEmission(3, 2), 3, **options)
 
 
+def test_an_emission_of_other_states_is_refused() -> None:
+    message = "emission: expected one of states of size 4, got one of 3"
+    with pytest.raises(ValueError, match=message):
+        TransformerEmission(PoissonEmission(3, 2), 4)
+
+
 def test_other_heads_are_another_model() -> None:
     with pytest.raises(RuntimeError, match=r"layers\.0\.asked"):
         lively(heads=4).load_state_dict(lively(heads=2).state_dict())
