@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_lebm.diffusion.chain import GaussianChain
 from pyro_lebm.diffusion.denoising import clean_of
 from pyro_lebm.diffusion.implicit import implicit
+from pyro_lebm.number_checks import check_numbers, check_whole
 
 from .denoisers import Given, StepNetwork
 from .emissions import SCALE_FLOOR, Emission
@@ -21,10 +22,14 @@ from .implicit_settings import ImplicitSettings
 
 
 class ImplicitEmission(ImplicitSettings, Emission):
-    r"""x_t by implicit diffusion given z_t, all features of a time together (arXiv 2306.07077).
+    r"""x_t by implicit diffusion given z_t, all features of a time together.
 
     .. math:: x_t = g(z_t) + \sigma\, y_t, \qquad y_t = u_0, \quad u_S \sim N(0, I), \quad
               u_{s-1} = c_s \hat y(u_s, s, z_t) + b_s u_s + \sigma_s n_s
+
+    with the weights of an implicit step (Rezaei 2023, arXiv 2306.07077; Song, Meng & Ermon 2021,
+    arXiv 2010.02502); above stochasticity 0 steps have the denoiser's spread, too, see
+    `GaussianChain`. Paths are ``(..., K, L)``, data ``(..., K, D)``.
 
     For continuous data; binary data and counts are shown by the other emissions. At the start y is
     N(0, I), and x what a `GaussianEmission` gives it. The units, g and sigma, are ours.
@@ -44,13 +49,16 @@ class ImplicitEmission(ImplicitSettings, Emission):
         observed: D, number of features.
         steps: S, calls of the denoiser for a sample.
         stochasticity: eta in [0, 1]: 0 for implicit sampling, 1 for ancestral; may be set after
-            training, as steps and order may.
+            training, as steps and order may; of levels that it was not trained at the denoiser
+            knows nothing for sure.
         order: of the deterministic sampler at stochasticity 0, 1 or 2.
         hidden: widths of the hidden layers, of the denoiser and of g.
         levels: how many of the S - 1 middle levels a density looks at, drawn at random; None: all.
-        scale: sigma of each feature at the start, above 0.001.
+        scale: sigma of each feature at the start, above 0.001, in the data's units.
 
     Raises:
+        TypeError: a size, steps, levels or order that is no whole number, another setting that is
+            no number.
         ValueError: a size, steps or levels below 1, no hidden layer, a stochasticity outside of [0,
             1], an order other than 1 and 2, a scale not above 0.001.
 
@@ -74,10 +82,13 @@ class ImplicitEmission(ImplicitSettings, Emission):
         scale: float = 0.5,
     ) -> None:
         super().__init__(latent, observed, hidden)
+        check_numbers(scale=scale)
         if not (SCALE_FLOOR < scale < math.inf):
             raise ValueError(f"scale: expected a finite number above {SCALE_FLOOR}, got {scale}")
-        if levels is not None and levels < 1:
-            raise ValueError(f"levels: expected at least 1, got {levels}")
+        if levels is not None:
+            check_whole(levels=levels)
+            if levels < 1:
+                raise ValueError(f"levels: expected at least 1, got {levels}")
         self.observed, self.levels = observed, levels
         self.steps, self.stochasticity, self.order = steps, stochasticity, order
         self.denoiser = StepNetwork(observed, latent + observed, hidden)
@@ -111,7 +122,8 @@ class ImplicitEmission(ImplicitSettings, Emission):
 
     def given(self, path: Tensor, mask: Tensor | None = None) -> Given:
         """The denoiser of observations in the units of `scale`, given the states."""
-        told = path.new_ones(self.observed) if mask is None else mask.to(path)
+        told = path.new_ones(1) if mask is None else mask.to(path)
+        told = told.expand(*told.shape[:-1], self.observed)
         shape = torch.broadcast_shapes(path.shape[:-1], told.shape[:-1])
         context = [part.expand(*shape, part.shape[-1]) for part in (path, told)]
         return self.denoiser.given(torch.cat(context, -1))

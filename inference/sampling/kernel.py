@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_lebm.dynamics.langevin import LogDensity, State
 from pyro_lebm.dynamics.metric import Metric, unit_metric
+from pyro_lebm.programs.scoring import RefuseDrawn
 
 from .sampler import LARGEST_DENSE, Move, Sampler, Statistics
 from .targets import singular
@@ -172,14 +173,15 @@ class Kernel(MCMCKernel):
             self._start(self._initial_params)
 
     def _read_model(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        params, self.potential_fn, self.transforms, _ = initialize_model(
-            self.model,
-            args,
-            kwargs,
-            transforms=self._given_transforms,
-            initial_params=self._initial_params,
-            **self._initialize,
-        )
+        with RefuseDrawn():
+            params, self.potential_fn, self.transforms, _ = initialize_model(
+                self.model,
+                args,
+                kwargs,
+                transforms=self._given_transforms,
+                initial_params=self._initial_params,
+                **self._initialize,
+            )
         self._initial_params = params
 
     def _start(self, params: Params) -> None:

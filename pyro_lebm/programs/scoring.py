@@ -76,6 +76,22 @@ def check_met(sites: Sequence[str], met: Container[str]) -> None:
         )
 
 
+def refuse_drawn(name: str, fn: Any) -> None:
+    """Raise ValueError for a log probability that is an estimate, with other noise at each call."""
+    if drawn_density(fn):
+        raise ValueError(
+            f"site {name!r}: expected a density, got an estimate of one that is drawn anew at each "
+            "call: train it by the ELBO of an encoder or a path guide"
+        )
+
+
+class RefuseDrawn(Messenger):
+    """Around a program that somebody else scores: refuses a density that is an estimate."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        refuse_drawn(msg["name"], msg["fn"])
+
+
 class Score(Fixing):
     """Fixes latent sites and adds up log probabilities per element."""
 
@@ -107,11 +123,7 @@ class Score(Fixing):
                 "got one of an energy given another site, whose log Z has a gradient and no value: "
                 "train it by the ELBO of an encoder or a bottom-up guide"
             )
-        if drawn_density(msg["fn"]):
-            raise ValueError(
-                f"site {msg['name']!r}: expected a density, got an estimate of one that is drawn "
-                "anew at each call: train it by the ELBO of an encoder or a path guide"
-            )
+        refuse_drawn(msg["name"], msg["fn"])
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         log_prob = scale_and_mask(log_prob, msg["scale"] / self.minibatch, msg["mask"])
         if isinstance(msg["fn"], TiltFactor):

@@ -9,10 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import MCMC
 from torch import Tensor, nn
 
 from noisy import stirred
-from pyro_lebm.models import GaussianEmission, ImplicitEmission, LatentODE
+from pyro_lebm.inference import MALA, MCLMC, ULA, Barker, Underdamped
+from pyro_lebm.inference.sampling.kernel import Kernel
+from pyro_lebm.models import DiffusionProcess, GaussianEmission, ImplicitEmission, LatentODE
 from pyro_lebm.series import Series
 
 
@@ -198,6 +201,21 @@ def test_a_deterministic_sampler_has_no_density() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
+        ({"levels": 1.5}, "levels: expected a whole number, got 1.5"),
+        ({"steps": 2.5}, "steps: expected a whole number, got 2.5"),
+        ({"latent": 2.0}, "latent: expected a whole number, got 2.0"),
+        ({"scale": "a"}, "scale: expected a number, got 'a'"),
+        ({"hidden": 64}, "hidden: expected a sequence of widths"),
+    ],
+)
+def test_what_is_no_number_is_refused(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        ImplicitEmission(**{"latent": 2, "observed": 1, **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
         ({"latent": 0}, "latent: expected a size of at least 1, got 0"),
         ({"observed": 0}, "observed: expected a size of at least 1, got 0"),
         ({"steps": 0}, "steps: expected at least 1, got 0"),
@@ -211,3 +229,24 @@ def test_a_deterministic_sampler_has_no_density() -> None:
 def test_bad_inputs(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImplicitEmission(**{"latent": 2, "observed": 1, **kwargs})
+
+
+@pytest.mark.parametrize("kind", [MALA, Barker, ULA, Underdamped, MCLMC])
+def test_our_kernels_refuse_it_under_pyros_mcmc(kind: type[Kernel]) -> None:
+    """Its density is another one at each call: what accepts by it has no invariant law."""
+    model = DiffusionProcess(2, 2, hidden=(8,), emission=ImplicitEmission(2, 2, hidden=(8,)))
+    series = Series(torch.arange(3.0), torch.zeros(2, 3, 2))
+    mcmc = MCMC(kind(model), num_samples=1, warmup_steps=1, disable_progbar=True)
+    with pytest.raises(ValueError, match="site 'x': expected a density, got an estimate of one"):
+        mcmc.run(series)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 1), (5, 1), (1,)])
+def test_a_mask_broadcasts(shape: tuple[int, ...]) -> None:
+    emission, path = ImplicitEmission(2, 3, hidden=(8,)), torch.randn(4, 5, 2)
+    x, mask = torch.randn(4, 5, 3), torch.ones(shape, dtype=torch.bool)
+    found = []
+    for each in (mask, mask.expand(4, 5, 3)):
+        torch.manual_seed(0)
+        found.append(emission.seen(path, each).log_prob(x))
+    assert found[0].shape == (4, 5, 3) and torch.equal(*found)
