@@ -8,8 +8,8 @@ from typing import Self
 from pyro.nn import PyroModule
 
 from pyro_lebm.checkpoint import (
-    CheckpointError,
     check_fingerprint,
+    check_structure,
     fingerprint,
     read_state,
     write_state,
@@ -36,7 +36,7 @@ class SavedModel(PyroModule):
         """
         state = read_state(path, kind="model")
         check_fingerprint(state["fingerprint"], self)
-        self._check_structure(state["structure"])
+        check_structure(state["structure"], self)
         self.load_state_dict(state["weights"])
         return self
 
@@ -48,14 +48,3 @@ class SavedModel(PyroModule):
             for name, module in self.named_modules()
             if name  # those without weights too: a base of the prior may have none
         }
-
-    def _check_structure(self, found: dict[str, str]) -> None:
-        expected = self.structure()
-        names = [*expected, *(name for name in found if name not in expected)]
-        different = [
-            f"{name}: expected {expected.get(name)}, got {found.get(name)}"
-            for name in names
-            if expected.get(name) != found.get(name)
-        ]
-        if different:
-            raise CheckpointError("a checkpoint of another model: " + "; ".join(different[:3]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -158,6 +159,29 @@ def check_fingerprint(
     if more:
         lines.append(f"and {more} more")
     raise CheckpointError(f"a checkpoint of another {what}: " + "; ".join(lines))
+
+
+def structure_of(module: nn.Module) -> dict[str, str]:
+    """What equal weights do not tell of a module, by its own method ``structure``, if any."""
+    told: Any = getattr(module, "structure", None)
+    return dict(told()) if inspect.ismethod(told) else {}
+
+
+def check_structure(found: Mapping[str, str], module: nn.Module, *, what: str = "model") -> None:
+    """Raise if `found`, read from a file, is not what `structure_of` says of `module`.
+
+    Raises:
+        CheckpointError: names the first differences.
+    """
+    expected = structure_of(module)
+    names = [*expected, *(name for name in found if name not in expected)]
+    different = [
+        f"{name}: expected {expected.get(name)}, got {found.get(name)}"
+        for name in names
+        if expected.get(name) != found.get(name)
+    ]
+    if different:
+        raise CheckpointError(f"a checkpoint of another {what}: " + "; ".join(different[:3]))
 
 
 def _described(entry: tuple[tuple[int, ...], str] | None) -> str:

@@ -12,7 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_lebm.checkpoint import check_fingerprint, fingerprint, read_state, write_state
+from pyro_lebm.checkpoint import (
+    check_fingerprint,
+    check_structure,
+    fingerprint,
+    read_state,
+    structure_of,
+    write_state,
+)
 from pyro_lebm.clock import timed
 from pyro_lebm.series import Series
 
@@ -109,6 +116,7 @@ def run_state(run: Training) -> dict[str, Any]:
         "identity": _identity(run),
         "model": fingerprint(run.model),
         "guide": fingerprint(run.guide),
+        "structure": _structures(run),
         "current": run.state(),
         "history": run.history.to_state(),
         "guard": run.guard.to_state(),
@@ -145,6 +153,8 @@ def resume_from(saved: Mapping[str, Any], run: Training) -> None:
 
     check_fingerprint(saved["model"], run.model, what="model")
     check_fingerprint(saved["guide"], run.guide, what="guide")
+    for what, found in saved.get("structure", {}).items():
+        check_structure(found, getattr(run, what), what=what)
     check_same(saved["identity"], _identity(run))
     saved = _mapped(apart, saved)
     run.history = History.from_state(saved["history"])
@@ -175,6 +185,7 @@ def check_alike(run: Training) -> None:
         **_identity(run),
         "model": fingerprint(run.model),
         "guide": fingerprint(run.guide),
+        "structure": _structures(run),
     }
     first, *others = ranks.gather(ours)
     for rank, theirs in enumerate(others, 1):
@@ -196,6 +207,11 @@ def _identity(run: Training) -> dict[str, Any]:
         "series": _described(run.series),
         "validation": None if stop is None else [_described(stop.given), _described(stop.target)],
     }
+
+
+def _structures(run: Training) -> dict[str, dict[str, str]]:
+    """Settings that equal weights do not tell, of both modules."""
+    return {"model": structure_of(run.model), "guide": structure_of(run.guide)}
 
 
 def _described(series: Series) -> str:
