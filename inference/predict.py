@@ -40,7 +40,8 @@ def posterior_predict(
 
     Args:
         model: called as ``model(times=, n=, covariates=)``; its site ``"x_new"`` is read.
-        draws: of every latent site of the model, for the N sequences of ``series``.
+        draws: of every latent site of the model, for the N sequences of ``series``. They do not
+            know their times: for a model `bound_to_times` give the series that they are of.
         series: gives N and, where they are not given, times and covariates.
         times: ``(T,)`` or ``(N, T)``, in the units the model was trained in; None: the series' own.
         covariates: ``(N, T, C)`` at ``times``; needed with new times if the series has covariates.
@@ -104,7 +105,20 @@ def log_likelihood(
         ``(chains, draws, N)``.
 
     Raises:
-        ValueError: if draws and series disagree, or the model observes no ``"x"`` per sequence.
+        ValueError: if draws and series disagree, the model observes no ``"x"`` per sequence, or its
+            density of ``"x"`` is an estimate that is drawn anew at each call.
+
+    Example:
+        >>> def model(series):
+        ...     with pyro.plate("sequences", len(series)):
+        ...         z0 = pyro.sample("z0", pyro.distributions.Normal(0, torch.ones(1)).to_event(1))
+        ...         x = pyro.distributions.Normal(z0[..., None, :], torch.ones(3, 1))
+        ...         pyro.sample("x", x.mask(series.mask).to_event(2), obs=series.filled)
+        >>> series = Series(torch.arange(3.0), torch.zeros(5, 3, 1))
+        >>> draws = Draws({"z0": torch.zeros(4, 25, 5, 1)})
+        >>> density = log_likelihood(model, draws, series)
+        >>> density.shape, round(density[0, 0, 0].item(), 3)
+        (torch.Size([4, 25, 5]), -2.757)
     """
     check_sequences(draws, series)
     parts = []
@@ -146,12 +160,27 @@ def log_score(
         batch_size: draws at a time; None: all at once.
 
     Raises:
-        ValueError: if nothing is hidden, or sizes disagree.
+        ValueError: if nothing is hidden, or sizes disagree; for a target on other times, if the
+            model's latent sites belong to those of ``given`` (`bound_to_times`); and as
+            `log_likelihood` does.
+
+    Example:
+        >>> def model(series):
+        ...     with pyro.plate("sequences", len(series)):
+        ...         z0 = pyro.sample("z0", pyro.distributions.Normal(0, torch.ones(1)).to_event(1))
+        ...         x = pyro.distributions.Normal(z0[..., None, :], torch.ones(3, 1))
+        ...         pyro.sample("x", x.mask(series.mask).to_event(2), obs=series.filled)
+        >>> series = Series(torch.arange(3.0), torch.zeros(5, 3, 1))
+        >>> draws = Draws({"z0": torch.zeros(4, 25, 5, 1)})  # of inference from the times up to 1
+        >>> round(log_score(model, draws, given=series.until(1.0), target=series), 3)
+        -0.919
     """
     if len(target) != len(given):
         raise ValueError(
             f"target: expected the {len(given)} sequences of given, got {len(target)} sequences"
         )
+    if getattr(model, "bound_to_times", False):
+        _refuse_other_times(given, target.times, name="target")
     if target.mask.shape == given.mask.shape and torch.equal(target.times, given.times):
         target = target.without(given)
     hidden = int(target.mask.sum())
@@ -174,8 +203,22 @@ def prior_draws(
         num_draws: how many for each sequence.
         batch_size: draws at a time; None: all at once.
 
+    Returns:
+        one chain of ``num_draws``, each site ``(1, num_draws, N, *event)``.
+
     Raises:
-        ValueError: if fewer than one draw is asked for.
+        ValueError: if fewer than one draw is asked for, or at a time.
+
+    Example:
+        >>> def model(*, times, n, covariates=None):
+        ...     with pyro.plate("sequences", n):
+        ...         z0 = pyro.sample("z0", pyro.distributions.Normal(0, torch.ones(1)).to_event(1))
+        ...         path = z0[..., None, :] * times[:, None]
+        ...         pyro.sample("x_new", pyro.distributions.Normal(path, 0.1).to_event(2))
+        >>> series = Series(torch.arange(3.0), torch.zeros(5, 3, 1))
+        >>> draws = prior_draws(model, series, num_draws=100)
+        >>> draws.sites, draws.samples["z0"].shape
+        (('z0',), torch.Size([1, 100, 5, 1]))
     """
     if num_draws < 1:
         raise ValueError(f"num_draws: expected at least 1, got {num_draws}")
@@ -190,12 +233,13 @@ def prior_draws(
     return Draws(samples, method="prior")
 
 
-def _refuse_other_times(series: Series, times: Tensor) -> None:
+def _refuse_other_times(series: Series, times: Tensor, name: str = "times") -> None:
     known = series.times.expand(len(series), -1)
     if times.shape[-1] != known.shape[-1] or not torch.equal(times.expand_as(known), known):
         raise ValueError(
-            "times: expected those of series, as each step of this model was drawn between two of "
-            "them, got others; for a forecast give a series whose end is hidden"
+            f"{name}: expected the times that the draws are of, as each step of this model was "
+            "drawn between two of them, got others; for a forecast give a series whose end is "
+            "hidden"
         )
 
 

@@ -189,14 +189,23 @@ class StepwiseModel(SequenceModel):
 
     def _state(self) -> tuple[Any, ...]:
         """What a path hangs on beside its noise."""
-        versions = tuple(x._version for x in (*self.parameters(), *self.buffers()))
-        return versions, self.noise, tuple(self.structure().items())
+        held = (*self.parameters(), *self.buffers())
+        # A path walked without gradients, or past frozen weights, has none to give later.
+        versions = tuple((x._version, x.requires_grad) for x in held)
+        structure = tuple(self.structure().items())
+        return versions, torch.is_grad_enabled(), self.noise, structure
 
     def _draw(self, steps: int) -> Tensor | None:
         if not steps:
             return None
         zero = self._like.new_zeros(steps, self.noise)
         noise: Tensor = pyro.sample("noise", dist.Normal(zero, torch.ones_like(zero)).to_event(2))
+        if noise.shape[-2:] != zero.shape:
+            raise ValueError(
+                f"noise: expected shape (..., {steps}, {self.noise}), of {steps} steps that draw "
+                f"{self.noise} numbers, got {tuple(noise.shape)}: it was drawn for other times, or "
+                "before the sampler was set otherwise"
+            )
         return noise
 
     def _seen(self, path: Tensor, mask: Tensor) -> TorchDistribution:
@@ -213,7 +222,7 @@ class StepwiseModel(SequenceModel):
             raise ValueError(
                 f"covariates: expected {like.dtype} as the model is, got {covariates.dtype}"
             )
-        gaps = times.to(like).diff(dim=-1)
+        gaps = times.diff(dim=-1).to(like)  # first: of late times single precision has no gaps
         if bool((gaps < 0).any()):
             raise ValueError("times: expected times that do not decrease")
         return gaps
@@ -233,8 +242,10 @@ def check_times(times: Tensor, n: int, covariates: Tensor | None) -> None:
     """Refuse times that are not ``(K,)`` or ``(n, K)``, finite and in order, or covariates unlike.
 
     Raises:
-        ValueError: naming what came.
+        TypeError, ValueError: naming what came.
     """
+    check_whole(n=n)
+    check_real("times", times)
     if n < 1:
         raise ValueError(f"n: expected at least 1 sequence, got {n}")
     shape = tuple(times.shape)

@@ -288,5 +288,5 @@ def test_draws_belong_to_their_times() -> None:
     draws = PathGuide(model, series).posterior(series, draws=2)
     posterior_predict(model, draws, series, series.times)
     for times in (series.times + torch.tensor([0, 0, 0, 1.0]), series.times[:, :3]):
-        with pytest.raises(ValueError, match="times: expected those of series, as each step"):
+        with pytest.raises(ValueError, match="times: expected the times that the draws are of"):
             posterior_predict(model, draws, series, times)
