@@ -26,9 +26,18 @@ PAIRS = (
     ("langevin_flow", "latent_ode"),
     ("gru_vae", "latent_ode"),
     ("ode_lebm", "latent_ode"),
-    *((row, "gaussian_process") for row in (*TRAINED, "ode_lebm")),
+    *((row, "gaussian_process") for row in ROWS),
     *((row, "interpolation") for row in TRAINED),
-    *((row, "smoothed") for row in ("ldidp_samples", "langevin_flow", "gru_vae")),
+    *((row, "smoothed") for row in ROWS),
+)
+ROBUST = (
+    ("langevin_flow", "gru_vae"),
+    ("ode_lebm", "gru_vae"),
+    ("ode_lebm", "ldidp_samples"),
+    ("gru_vae", "ldidp_samples"),
+    ("gru_vae", "ldidp_diffusion"),
+    *((row, "gaussian_process") for row in ("gru_vae", "ode_lebm")),
+    *(("smoothed", row) for row in TRAINED),
 )
 NAMES = {**ROWS, **PLAIN, "langevin_flow": "LangevinFlow, counts decoded by a Transformer"}
 WANTED = 0.95  # share of the bound
@@ -166,7 +175,11 @@ def _robustness(rows: dict[str, Seeds], words: Words) -> str:
     ]
     head = [f"{float(x):.0%} {how}" if how == "missing" else f"{how} {x}" for how, x in shares]
     title = f"### Robustness: {words.error}, over all that is known"
-    return f"{title}\n\n" + table(["row", *head], lines)
+    parts = [title, table(["row", *head], lines)]
+    of: dict[str, Column] = {
+        name: (at(*share, "mse"), words.factor) for name, share in zip(head, shares, strict=True)
+    }
+    return "\n\n".join(part for part in [*parts, differences(rows, ROBUST, of)] if part)
 
 
 def _beside_bound(rows: dict[str, Seeds], bound: dict[str, Any]) -> str:

@@ -237,6 +237,7 @@ def test_what_is_rendered_has_the_means_the_pairs_and_the_bound() -> None:
     assert pair.split("|")[2].strip() == "-2 [-2, -2]" and "0.2 [0.2, 0.2]" in pair
     assert "| langevin_flow | 0.98 (reached) | 0.96 (reached) |" in text
     assert "| gru_vae | 0.9 | 0.8 |" in text
+    assert text.count("| langevin_flow less gru_vae (3 seeds) |") == 2  # and of robustness
     assert "90% missing" in text and "912 ± 2.48" not in text and "911 ± 2.48" in text
     assert "CRPS" not in text and "nan" not in text and "3 seeds" in text
     assert {name for pair in PAIRS for name in pair} == {*NAMES} and len({*PAIRS}) == len(PAIRS)
