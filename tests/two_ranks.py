@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -275,5 +276,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     scenario, folder = sys.argv[1], Path(sys.argv[2])
     with distributed(timeout=60):
+        group = weakref.ref(torch.distributed.group.WORLD)
         outcome = SCENARIOS[scenario](folder)
+    outcome["group is freed"] = group() is None
     torch.save(outcome, folder / f"{scenario}-{RANK}.pt")

@@ -17,6 +17,12 @@ from torch import Tensor
 
 from pyro_lebm.clock import timed
 
+if dist.is_available():
+    # Its functions keep, as a default argument, the group that there is when it is imported, which
+    # torch._dynamo does at some step of a training: gloo's threads would outlive the group, and
+    # might bring down Python's exit.
+    import torch.distributed.nn.functional
+
 T = TypeVar("T")
 
 

@@ -240,6 +240,10 @@ def test_a_rank_that_ends_ends_the_run_and_the_checkpoint_resumes(
     assert history.column("step").tolist() == list(range(1, STEPS + 1))
 
 
+def test_no_group_is_left_whose_threads_meet_the_end_of_python(both: Found) -> None:
+    assert both[0]["group is freed"] and both[1]["group is freed"]
+
+
 def test_sequences_are_dealt_out_evenly() -> None:
     ranks = Ranks()
     ranks.size = 3
