@@ -135,31 +135,33 @@ class GaussianChain:
             self._total(top + levels.sum(0) + end),
         )
 
-    def gaps(self, value: Tensor, m: int | None = None) -> Tensor:
+    def gaps(self, value: Tensor, levels: int | None = None) -> Tensor:
         """The divergence of `bridge` alone, ``(...)``, from levels drawn each by itself.
 
         Args:
             value: ``(..., L)``.
-            m: how many of the S - 1 middle levels to look at, drawn evenly and anew for each value;
-                without bias. Default: all.
+            levels: how many of the S - 1 middle ones to look at, drawn evenly and anew for each
+                value; without bias. Default: all.
 
         Raises:
             ValueError: for fewer than one level.
         """
-        return self.gap_terms(value, m).sum(-1)
+        return self.gap_terms(value, levels).sum(-1)
 
-    def gap_terms(self, value: Tensor, m: int | None = None, mask: Tensor | None = None) -> Tensor:
+    def gap_terms(
+        self, value: Tensor, levels: int | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """What each number adds to `gaps`, ``(..., L)``.
 
         Numbers where a mask of the value's shape is False are pure noise to the denoiser, whatever
         they are; what they add means nothing.
         """
-        if m is not None and m < 1:
-            raise ValueError(f"m: expected at least 1 level, got {m}")
+        if levels is not None and levels < 1:
+            raise ValueError(f"levels: expected at least 1, got {levels}")
         x = self._in(value if mask is None else torch.where(mask, value, 0.0))
         table, weight = Table.of(self._down, x), 1.0
-        if m is not None and m < self.steps - 1:
-            table, weight = table.some(m), (self.steps - 1) / m
+        if levels is not None and levels < self.steps - 1:
+            table, weight = table.some(levels), (self.steps - 1) / levels
         pure = torch.randn_like((table.a + x).expand(len(table.a), *x.shape))
         u = table.a.sqrt() * x + (1 - table.a).sqrt() * pure
         u = u if mask is None else torch.where(mask, u, pure)

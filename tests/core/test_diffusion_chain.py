@@ -195,7 +195,7 @@ def test_a_last_step_has_a_floor() -> None:
         (lambda u: GaussianChain(exact(), 0, 1), "size: expected at least 1, got 0"),
         (lambda u: GaussianChain(exact(), 2, 1, 2.0), "stochasticity: expected .*, got 2.0"),
         (lambda u: GaussianChain(exact(), 2, 2).run(u), "noise: expected 6 numbers .*, got 2"),
-        (lambda u: GaussianChain(exact(), 2, 2).gaps(u, 0), "m: expected at least 1 level, got 0"),
+        (lambda u: GaussianChain(exact(), 2, 2).gaps(u, 0), "levels: expected at least 1, got 0"),
     ],
 )
 def test_bad_inputs(call: Any, message: str) -> None:
