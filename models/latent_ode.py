@@ -20,7 +20,7 @@ from pyro_lebm.trajectories.ode import choose_step, interpolate, trajectory
 from pyro_lebm.trajectories.recompute import possible
 from pyro_lebm.trajectories.solvers import FIXED
 
-from .emissions import GaussianEmission
+from .emissions import GaussianEmission, check_latent
 from .fields import Driven, MLPField
 from .fused import Seen, observation
 from .initial import check_initial, initial
@@ -74,9 +74,9 @@ class LatentODE(SequenceModel):
     Raises:
         TypeError: for dimensions that are no whole number; when called: for a ``series`` that is no
             Series, times or covariates that are no tensor, times that are not real numbers.
-        ValueError: for dimensions below one, an unknown method, a prior of another dimension; when
-            called: for times before ``t0``, a series of another size or dtype, a field or emission
-            that returns another shape.
+        ValueError: for dimensions below one, an unknown method, a prior or emission of another
+            dimension; when called: for times before ``t0``, a series of another size or dtype, a
+            field or emission that returns another shape.
 
     Example:
         >>> model = LatentODE(latent=2, observed=1)
@@ -125,6 +125,7 @@ class LatentODE(SequenceModel):
         self.register_buffer("step_size", torch.tensor(float("nan")))
         self._step: float | None = None
         check_initial(self.prior, size)
+        check_latent(self.emission, size)
         if recompute:
             like = next(self.emission.parameters(), self.step_size)
             check_each_time_alone(partial(self._emit, self.emission), size, like)

@@ -16,6 +16,7 @@ from pyro_lebm.models import (
     DiffusionProcess,
     ImplicitEmission,
     LangevinFlow,
+    LatentODE,
     MixedEmission,
     RecurrentGenerator,
     TransformerEmission,
@@ -120,6 +121,7 @@ MEMBERS: dict[str, Callable[[nn.Module], object]] = {
     "diffusion": lambda emission: DiffusionProcess(4, 2, emission=emission),
     "flow": lambda emission: LangevinFlow(2, 2, emission=emission),
     "recurrent": lambda emission: RecurrentGenerator(4, 2, emission=emission),
+    "ode": lambda emission: LatentODE(3, 2, static=1, emission=emission),
 }
 OTHERS: dict[str, Callable[[int], nn.Module]] = {
     "gaussian": lambda size: GaussianEmission(size, 2),
@@ -131,7 +133,7 @@ OTHERS: dict[str, Callable[[int], nn.Module]] = {
 
 @pytest.mark.parametrize("emission", OTHERS)
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_model_of_steps_refuses_an_emission_of_other_states(member: str, emission: str) -> None:
+def test_a_model_refuses_an_emission_of_other_states(member: str, emission: str) -> None:
     MEMBERS[member](OTHERS[emission](4))
     with pytest.raises(ValueError, match="emission: expected one of states of size 4, got one of"):
         MEMBERS[member](OTHERS[emission](3))
