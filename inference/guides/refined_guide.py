@@ -49,6 +49,11 @@ class RefinedGuide(Guide):
 
     (An encoder that learns only from its own refined draws did not get off the ground.)
 
+    Refined draws let a learned noise scale fall at once, which makes the likelihood sharper and the
+    gradient less noisy: Adam's steps, right for the ELBO until then, may be too long for it, and
+    the loss leaps up and up. Learning rates are to be small by ``refine_from`` (`fit`'s
+    ``final_rate``).
+
     Args:
         guide: the encoder guide, whose model this is too.
         steps: Langevin steps of a visit, or ``(least, most)``, or ``"auto"``, as for
