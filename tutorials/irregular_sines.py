@@ -137,7 +137,7 @@ model = latent_ode(energy_prior())
 guide = RefinedGuide(EncoderGuide(model, train), refine_from=0.95)  # the line
 warm: dict[str, Any] = {"kl_warmup": 0.1, "horizon_warmup": 0.4, "betas": (0.9, 0.95)}
 late: dict[str, Any] = {"energy_from": 0.95, "learning_rates": {"prior.": 1e-3}}
-options: dict[str, Any] = {"batch_size": 50, "learning_rate": 1e-2, "final_rate": 0.02, "seed": 0}
+options: dict[str, Any] = {"batch_size": 50, "learning_rate": 1e-2, "final_rate": 5e-4, "seed": 0}
 history = fit(model, guide, train, max_steps=size(3000, 8), **warm, **late, **options)
 
 guide.train()  # the chains of the training sequences go on from where they are

@@ -109,7 +109,7 @@ SETTINGS: dict[str, Any] = {
     "betas": (0.9, 0.95),
     "kl_warmup": 0.1,
     "horizon_warmup": 0.4,
-    "final_rate": 0.02,
+    "final_rate": 5e-4,
     "seed": 0,
 }
 
