@@ -239,8 +239,8 @@ show(figure, "2_scores")
 # ## 5. What to make of it
 #
 # - **The energy alone is the weakest of these scores.** It asks whether a latent *state* is odd,
-#   not whether that state explains the data. For frequencies just beyond the familiar it says next
-#   to nothing: to it the best state for such a sequence looks familiar, and what gives the sequence
+#   not whether that state explains the data. For frequencies just beyond the familiar it says
+#   least: to it the best state for such a sequence looks nearly familiar, and what gives it
 #   away is that this state's curve misses the points. An energy is learned where negatives and
 #   posteriors were; elsewhere its values mean little.
 # - `prior` adds the base to the energy, as the model does, and the base knows how far out a state
