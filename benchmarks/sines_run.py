@@ -152,7 +152,7 @@ def train_refined(run: Run, data: Data, fit: Fit = fit) -> Trained:
         kl_warmup=0.1,
         energy_from=0.98,  # it learns quickly alone, below, and each step with it costs more
         learning_rates={"prior.": 1e-3},
-        # At .02 refinement lasts some 100 steps: then the loss leaps, and ever higher.
+        # At .02 the loss leaps after some 100 steps of refinement, and ever higher.
         **{**common(run), "max_seconds": 0.9 * run.seconds, "final_rate": 5e-4},
     )
     guide.train()  # the chains go on: four visits to forget the encoder, eight draws of each

@@ -198,5 +198,5 @@ def _standard(noise: Tensor) -> Tensor:
 @register_kl(NoisedPath, Independent)  # type: ignore[untyped-decorator]
 def _kl(q: NoisedPath, p: Any) -> Tensor:
     if not isinstance(p.base_dist, torch.distributions.Normal) or p.event_shape != q.event_shape:
-        raise NotImplementedError
+        raise NotImplementedError(f"NoisedPath: expected a prior of standard normal noise, got {p}")
     return q.divergence()

@@ -51,7 +51,7 @@ class RefinedGuide(Guide):
 
     Refined draws let a learned noise scale fall at once, which makes the likelihood sharper and the
     gradient less noisy: Adam's steps, right for the ELBO until then, may be too long for it, and
-    the loss leaps up and up. Learning rates are to be small by ``refine_from`` (`fit`'s
+    the loss runs away. Learning rates are to be small by ``refine_from`` (`fit`'s
     ``final_rate``).
 
     Args:
